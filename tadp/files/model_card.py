@@ -203,11 +203,12 @@ def write_card(
 
 def _base(record: Mapping[str, Any], source: Source | None) -> tuple[str | None, str | None]:
     """The base model and its commit. A folder on this machine means nothing to others, and its path stays private."""
-    if source is not None and not Path(source.name).expanduser().is_dir():
+    folder = None if source is None else Path(source.name).expanduser()
+    if source is not None and folder is not None and not (folder.is_absolute() or folder.is_dir()):
         return source.name, source.revision
     if record.get("base_model"):
         return record["base_model"], record.get("revision")
-    return (None, None) if source is None else (f"the folder {Path(source.name).expanduser().resolve().name}", None)
+    return (None if folder is None else f"the folder {folder.resolve().name}"), None
 
 
 def _cell(text: str) -> str:

@@ -355,20 +355,19 @@ class TaskModel(nn.Module, Pushable):
             return None
         return self.push_to_hub(repo_id or folder.name, model_card_kwargs={"picture": picture}, **push_to_hub_kwargs)
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Push the model to the hub; `options` are those of `tadp.files.publishing.Pushable.push_to_hub`.
+    def stage(self, folder: Path, *, repo_id: str | None = None, entries: Mapping[str, Any] | None = None) -> None:
+        """Write what `push_to_hub` sends to a folder; see `tadp.files.publishing.Pushable.stage`.
 
         Raises:
             ModelError: If the base model is a folder on this machine, which nobody else could load.
-            OutputError: If the hub does not take the model; the message says why.
         """
         source = self.backbone.source
-        if source is not None and Path(source.name).expanduser().is_dir():
+        if source is not None and (source.is_gone() or Path(source.name).expanduser().is_dir()):
             raise ModelError(
                 f"the base model of this model is the folder {source.name}, which others do not have. Push the base "
                 "model with backbone.push_to_hub, load it by its hub id, and save this model again."
             )
-        return super().push_to_hub(repo_id, **options)
+        super().stage(folder, repo_id=repo_id, entries=entries)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_task(

@@ -1023,6 +1023,12 @@ def test_a_model_on_a_folder_of_this_machine_is_not_pushed(tmp_path):
     model = segmenter(tadp.TADPBackbone.from_pretrained(tmp_path / "base"), tune="nothing")
     with pytest.raises(ModelError, match="which others do not have"):
         model.push_to_hub("me/my-model")
+    shutil.rmtree(tmp_path / "base")  # nobody can load it from there any more, either
+    with pytest.raises(ModelError, match="which others do not have"):
+        model.push_to_hub("me/model")
+    with pytest.raises(ModelError, match="which others do not have"):
+        model.stage(tmp_path / "upload")
+    assert not (tmp_path / "upload").exists()
 
 
 # Wrong kinds
