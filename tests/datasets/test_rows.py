@@ -180,3 +180,30 @@ def test_columns_and_ids_are_checked_at_once():
         RowDataset([row("a")])
     with pytest.raises(ValueError, match="no class_names"):
         RowDataset([row("a")], objects="objects")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (
+            "objects",
+            {"bbox": [[2, 3, 10, 5]], "category": [-1]},
+            "object 1: unknown class -1; the class_names are dog, cat",
+        ),
+        ("objects", {"bbox": [[2, 3, 10, 5]] * 2, "category": [1]}, "must have one class per box"),
+        ("objects", {"bbox": [[10**400, 3, 10, 5]], "category": [1]}, "a box must have four numbers"),
+        ("mask", np.full(trees.SIZE, "1"), "the mask of row 0 must be an image or an array of numbers; got <U1"),
+        ("depth", Image.new("L", trees.SIZE[::-1], 9), "the depth of row 0 is a picture of mode L; depth must have 16"),
+        ("image", np.zeros(9, np.uint8), r"the image of row 0: image is an array of shape \(9,\)"),
+    ],
+)
+def test_what_is_wrong_in_a_row_is_named_with_its_row(column, value, message):
+    named = {"objects": "objects"} if column == "image" else {column: column}
+    data = RowDataset([row("a", **{column: value})], class_names=NAMES, **named)
+    with pytest.raises((DatasetError, ImageError), match=message):
+        data[0]
+
+
+def test_a_row_is_a_mapping():
+    with pytest.raises(DatasetError, match=r"row 0 must be a mapping from columns to values; got 5\."):
+        RowDataset([5], objects="objects", class_names=NAMES)

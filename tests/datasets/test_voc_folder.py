@@ -233,3 +233,17 @@ def test_a_colour_that_is_not_in_the_label_map_is_refused(cvat):
         DatasetError, match=r"a.png has 432 pixels whose colour is not in the palette .*\(10, 120, 250\)"
     ):
         VOCFolder(cvat)[0]
+
+
+def test_an_object_without_a_name_is_refused_by_file_or_left_out(cvat):
+    (cvat / "labelmap.txt").unlink()
+    write(cvat / "Annotations/a.xml", annotation([("", (0, 2.5, 10, 12)), ("dog", (5, 5, 20, 20))]))
+    with pytest.raises(DatasetError, match=r"a\.xml, object 1 has a class without a name\. .*class_names=\{'': None\}"):
+        VOCFolder(cvat)
+    assert VOCFolder(cvat, class_names={"": None}).box_class_names == ("cat", "dog")
+
+
+def test_a_colour_of_the_label_map_is_from_0_to_255(cvat):
+    write(cvat / "labelmap.txt", "background:0,0,0::\ndog:0,0,256::\n")
+    with pytest.raises(DatasetError, match=r"labelmap\.txt, line 2: a line must be a name and a colour"):
+        VOCFolder(cvat)

@@ -63,21 +63,29 @@ def choose_classes(
         renamed = {label: class_names.get(label, label) for label in found}
         check_alike({label: new for label, new in renamed.items() if new is not None}, name, places)
         names = list(dict.fromkeys(new for new in renamed.values() if new is not None))
-        return _choice(names, renamed, name)
+        return _choice(names, renamed, name, places)
     check_alike({label: label for label in found}, name, places)
     if class_names is None:
-        return _choice(found, {label: label for label in found}, name)
+        return _choice(found, {label: label for label in found}, name, places)
     names = check_classes(class_names, name="class_names")
     names = names[1:] if names[0] == BACKGROUND else names
     by_text = {readable(new): new for new in names}
     renamed = {label: by_text.get(readable(label)) for label in found}
     _tell_of_left_out(renamed, names, name, places)
-    return _choice(names, renamed, name)
+    return _choice(names, renamed, name, places)
 
 
-def _choice(names: Sequence[str], renamed: Mapping[str, str | None], name: str) -> ClassChoice:
+def _choice(
+    names: Sequence[str], renamed: Mapping[str, str | None], name: str, places: Mapping[str, str]
+) -> ClassChoice:
     if not names:
         raise DatasetError(f"{name} has no classes: its label files name no object. Check that labels were exported.")
+    for label, new in renamed.items():
+        if new is not None and not readable(new):
+            raise DatasetError(
+                f"{places.get(label, name)} has a class without a name. Name it in the labelling tool, or leave such "
+                f"objects out: class_names={{{label!r}: None}}."
+            )
     names = check_classes(names, name="class_names")
     index = {new: number for number, new in enumerate(names)}
     return ClassChoice(tuple(names), {label: None if new is None else index[new] for label, new in renamed.items()})

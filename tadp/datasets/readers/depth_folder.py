@@ -183,20 +183,32 @@ def read_depth_values(path: Path) -> np.ndarray:
         values = _read_exr(path)
     else:
         values, mode = read_stored(path)
-        if values.dtype in (np.uint8, np.int8):
-            raise DatasetError(
-                f"{path} is a picture of mode {mode}; depth must have 16 bits or floats. 8-bit pictures are only for "
-                "viewing: use the files of the sensor."
-            )
+        check_depth_bits(values, mode, path)
     return values
+
+
+def check_depth_bits(values: np.ndarray, mode: str, where: Path | str) -> None:
+    """Refuse depth in a picture of 8 bits.
+
+    Args:
+        values: The depth.
+        mode: Pillow's mode of the picture; "" for an array, which may have 8 bits.
+        where: The file, for the message.
+    """
+    if mode and values.dtype in (np.uint8, np.int8):
+        raise DatasetError(
+            f"{where} is a picture of mode {mode}; depth must have 16 bits or floats. 8-bit pictures are only for "
+            "viewing: use the files of the sensor."
+        )
 
 
 def _read_exr(path: Path) -> np.ndarray:
     package = need("OpenEXR", install="pip install OpenEXR")
     try:
+        check_regular(path)
         with package.File(str(path)) as file:
             channels = {name: channel.pixels for name, channel in file.channels().items()}
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, CorruptFileError) as error:
         raise ImageError(f"{path} cannot be read as EXR ({error}). Copy or download it again.") from error
     for name in ("Z", "depth.Z", "Y", "R", "RGB", "V"):
         if name in channels:

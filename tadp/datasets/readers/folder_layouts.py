@@ -119,16 +119,20 @@ def found_classes(masks: Path) -> FoundClasses | None:
 def _colored(path: Path) -> FoundClasses:
     rows = [line.split(maxsplit=3) for line in read_lines(path, of="class", error=DatasetError) if line[0] != "#"]
     for row in rows:
-        if len(row) < 4 or not all(part.isdecimal() for part in row[:3]):
+        if len(row) < 4 or not all(_is_number(part, 255) for part in row[:3]):
             raise DatasetError(f"{path}: a line must be red, green, blue and a name; got {shown(' '.join(row))}.")
     return FoundClasses([row[3] for row in rows], [(int(row[0]), int(row[1]), int(row[2])) for row in rows])
 
 
 def _listed(path: Path) -> FoundClasses:
     rows = list(csv.reader(read_lines(path, of="class", error=DatasetError), skipinitialspace=True))[1:]
-    if not rows or not all(len(row) == 2 and row[0].strip().isdecimal() for row in rows):
+    if not rows or not all(len(row) == 2 and _is_number(row[0].strip(), 2**16 - 1) for row in rows):
         raise DatasetError(f"{path}: after its first line, a line must be a value and a class; got {shown(rows[:1])}.")
     return FoundClasses([row[1].strip() for row in rows], [int(row[0]) for row in rows])
+
+
+def _is_number(text: str, most: int) -> bool:
+    return text.isdecimal() and len(text) <= len(str(most)) and int(text) <= most
 
 
 def _folders(folder: Path) -> dict[str, Path]:

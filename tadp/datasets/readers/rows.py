@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import index
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import check_alike
 from tadp.datasets.readers.data_options import Palette
-from tadp.datasets.readers.depth_folder import DepthUnit
+from tadp.datasets.readers.depth_folder import DepthUnit, check_depth_bits
 from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record, caption_of
 from tadp.datasets.readers.label_files import check_label_size, check_turn, read_upright
 from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, boxes_of, sound_objects
@@ -154,7 +155,8 @@ class RowDataset(FolderDataset):
         return replace(sample, mask=self._values.classes_of(stored, sample, where, name=self._name))
 
     def _depth(self, sample: Sample, value: Any, where: str) -> Sample:
-        values = _stored(value, where).values
+        values, mode, _ = _stored(value, where)
+        check_depth_bits(values, mode, where)
         depth_m, warning = self._unit.to_metres(values, where)
         check_label_size(sample, where, depth_m.shape, kind="depth")
         if warning:
@@ -178,10 +180,12 @@ class RowDataset(FolderDataset):
     def _object(self, box: Any, label: Any, where: str) -> LabelledObject:
         try:
             left, top, third, fourth = (float(number) for number in box)
-            name = label if isinstance(label, str) else self.box_class_names[range(len(self.box_class_names))[label]]
-            if name not in self.box_class_names:
+            names = self.box_class_names
+            number = names.index(label) if isinstance(label, str) and label in names else -1
+            number = number if isinstance(label, str) else index(label)
+            if not 0 <= number < len(names):
                 raise IndexError
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DatasetError(
                 f"{where}: a box must have four numbers and a class; got {shown((box, label))}."
             ) from error
@@ -189,7 +193,7 @@ class RowDataset(FolderDataset):
             known = ", ".join(self.box_class_names)
             raise DatasetError(f"{where}: unknown class {label!r}; the class_names are {known}.") from error
         right, bottom = (left + third, top + fourth) if self._box_format == "xywh" else (third, fourth)
-        return LabelledObject(name, (left, top, right, bottom), where)
+        return LabelledObject(names[number], (left, top, right, bottom), where)
 
 
 class _Images(Mapping[str, Any]):
@@ -239,7 +243,9 @@ def _column(rows: Any, name: str) -> list[Any]:
     return [_value(cell, name, f"row {number}") for number, cell in enumerate(cells)]
 
 
-def _value(row: Mapping[str, Any], column: str, where: str) -> Any:
+def _value(row: Any, column: str, where: str) -> Any:
+    if not isinstance(row, Mapping):
+        raise DatasetError(f"{where} must be a mapping from columns to values; got {shown(row)}.")
     if column not in row:
         raise DatasetError(f"{where} has no column {column!r}; its columns are {', '.join(map(str, row))}.")
     if row[column] is None:
@@ -261,7 +267,10 @@ def _pixels(picture: Any, name: str) -> tuple[np.ndarray, int]:
     """Upright pixels, and the EXIF orientation by which they were turned."""
     if isinstance(picture, str | Path | Image.Image):
         return read_upright(Path(picture) if isinstance(picture, str) else picture, name)
-    return np.asarray(to_pil(_array(picture))), 1
+    try:
+        return np.asarray(to_pil(_array(picture))), 1
+    except ImageError as error:
+        raise ImageError(f"{name}: ", *error.args) from error
 
 
 def _array(picture: Any) -> np.ndarray:
@@ -278,6 +287,8 @@ def _stored(value: Any, where: str, *, as_colors: bool = False) -> Stored:
         return read_labels(Path(picture), as_colors=as_colors)
     if not isinstance(picture, Image.Image):
         values = _array(picture)
+        if values.dtype.kind not in "biuf":
+            raise DatasetError(f"{where} must be an image or an array of numbers; got {values.dtype} {values.shape}.")
         return Stored(values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values, "", [])
     if picture.format in ("JPEG", "WEBP", "AVIF"):
         raise DatasetError(
@@ -305,5 +316,8 @@ def _pairs(value: Any, where: str) -> list[tuple[Any, Any]]:
             raise DatasetError(
                 f"{where} must have {' or '.join(_BOXES)}, and {', '.join(_CLASSES[:-1])}; got {shown(row)}."
             )
-        pairs += [(boxes, classes)] if rows is value else list(zip(boxes, classes, strict=True))
+        try:
+            pairs += [(boxes, classes)] if rows is value else list(zip(boxes, classes, strict=True))
+        except (TypeError, ValueError) as error:
+            raise DatasetError(f"{where} must have one class per box; got {shown(row)}.") from error
     return pairs

@@ -151,6 +151,8 @@ def mask_classes(root: Path) -> dict[str, int | tuple[int, int, int]]:
             continue
         try:
             red, green, blue = (int(part) for part in rest.partition(":")[0].split(","))
+            if not all(0 <= part <= 255 for part in (red, green, blue)):
+                raise ValueError
         except ValueError as error:
             raise DatasetError(
                 f"{path}, line {number}: a line must be a name and a colour, as in 'cat:128,0,0::'; got {shown(line)}."
