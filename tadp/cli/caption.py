@@ -328,6 +328,7 @@ def check_caption_file(output: Path, *, overwrite: bool, tables: bool = True) ->
     """
     from tadp.captions import SUFFIXES
     from tadp.captions.partial import tidy
+    from tadp.files.atomic import check_target
 
     suffix = output.suffix.lower()
     if tables and suffix in SUFFIXES:
@@ -336,6 +337,7 @@ def check_caption_file(output: Path, *, overwrite: bool, tables: bool = True) ->
         raise typer.BadParameter(
             f"{output} must have one of the suffixes .json, .jsonl, .parquet{', .db' * tables}.", param_hint="--output"
         )
+    check_target(output)
     if output.exists() and not overwrite:
         tidy(output, same_ids=tables)
         raise OutputError(

@@ -118,6 +118,7 @@ def evaluate(
     Captions come from the file in --captions, or else from the captioner. Rendered scenes have true captions of their
     own; with --captioner, the captioner's captions are used instead.
     """
+    from tadp.files.atomic import check_target
     from tadp.tasks import evaluate as measure
 
     task = task_of(model, revision=revision) if task is None else task
@@ -131,6 +132,8 @@ def evaluate(
         )
         if data is not None and not is_folder(data, root) and captioner is None:
             captions = captions or run.captions
+    if output is not None:
+        check_target(output)
     predictor: Any = load_task(task, model, base_model=base_model, device=device, dtype=dtype, revision=revision)
     check_stride(predictor, options)
     if data is not None and is_folder(data, root):

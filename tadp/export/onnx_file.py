@@ -11,7 +11,7 @@ from tadp.errors import OutputError
 from tadp.export.facts import KEY, Facts
 from tadp.export.graph import Shape, checked_shape, output_names, text_inputs
 from tadp.export.sizes import trace_at_primes, vary_sizes
-from tadp.files.atomic import replace_folder
+from tadp.files.atomic import check_target, replace_folder
 from tadp.files.checks import need
 from tadp.text.conditioning import Conditioning
 
@@ -64,6 +64,7 @@ def to_onnx(
     path = Path(path).expanduser()
     if path.is_dir():
         raise OutputError(f"{path} is a folder; name the file to write: {path / 'backbone.onnx'}.")
+    check_target(path)
     shape = checked_shape(backbone, image_size, batch_size)
     program, fixed_text = trace_at_primes(backbone, shape, text)
     names = text_inputs(backbone)

@@ -39,10 +39,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     # Two threads may write the same file.
     partial = path.with_name(f".{name}.{threading.get_ident()}.{os.getpid()}.part")
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise OutputError(
-                f"{path} is a pipe or a device, which a finished file cannot replace. Pass the path of a file."
-            )
+        check_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         sync(partial)
@@ -53,6 +50,18 @@ def replace_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def check_target(path: Path) -> None:
+    """Refuse to write a result in place of a pipe or a device. Long runs call this before they begin.
+
+    Raises:
+        OutputError: If `path` is a pipe or a device.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OutputError(
+            f"{path} is a pipe or a device, which a finished file cannot replace. Pass the path of a file."
+        )
 
 
 @contextmanager
@@ -86,7 +95,8 @@ def replace_folder(path: Path) -> Iterator[Path]:
     If the process is killed while they are moved, `complete_folder` moves the rest.
 
     Raises:
-        OutputError: If the disk is full, or `path` cannot be written to. `path` then still has its old entries.
+        OutputError: If the disk is full, `path` cannot be written to, or an entry to replace is a pipe or a device.
+            `path` then still has its old entries.
     """
     partial = None
     try:
@@ -102,6 +112,8 @@ def replace_folder(path: Path) -> Iterator[Path]:
             if entry.is_file():
                 entry.chmod(mode)
             sync(entry)
+        for entry in new.iterdir():
+            check_target(path / entry.name)
         with _moving(path):
             _complete_all(path)
             _swap(path, partial)

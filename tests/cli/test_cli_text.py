@@ -257,6 +257,14 @@ def leave_part(*paths: str) -> None:
     caption_into("c.json.part.db", *paths)
 
 
+def test_a_pipe_as_output_is_refused_before_any_image_is_described(workplace, monkeypatch):
+    os.mkfifo("c.json")
+    stop_at(monkeypatch, 1, AssertionError("an image was described"))
+    refused = tadp_run("caption", "scene.png", "-o", "c.json", "--overwrite", code=1)
+    assert "c.json is a pipe or a device" in plain(refused.stderr)
+    assert not list(Path().glob("c.json.part*"))
+
+
 def test_captions_of_images_that_are_not_named_again_stay_in_the_part_file(workplace):
     scene_files("photos/a.png", "photos/b.png", "photos/c.png")
     leave_part("photos")

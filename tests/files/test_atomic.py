@@ -67,6 +67,17 @@ def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
+def test_a_pipe_in_a_folder_is_not_replaced_and_the_other_entries_stay(folder):
+    os.mkfifo(folder / "d")
+    before = {path.name for path in folder.iterdir()}
+    with pytest.raises(OutputError, match=r"d is a pipe or a device"), replace_folder(folder) as part:  # noqa: PT012
+        fill(part)
+        (part / "d").write_text("new")
+    assert (folder / "d").is_fifo()
+    assert (folder / "c").read_text() == "old c"
+    assert {path.name for path in folder.iterdir()} == before
+
+
 def test_new_entries_replace_those_of_the_same_name(folder):
     with replace_folder(folder) as part:
         assert list(part.iterdir()) == []
