@@ -252,7 +252,7 @@ def open_parts(task: str, data: Any, options: TrainOptions) -> DataParts:
         train = train.without_crowds()  # a box around many objects is not an object to learn
     origin = {
         "data": str(Path(data).resolve()) if isinstance(data, str | Path) else None,
-        "reader": to_json(options.chosen),
+        "reader": {name: to_json(value) for name, value in options.chosen.items()},
         "images": len(opened.image_ids),
         "train": digest(train.image_ids),
         "held_out": list(parts[measured].image_ids),
