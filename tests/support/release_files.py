@@ -216,6 +216,7 @@ def tadp_detection(base: Path) -> Original:
         backbone_of(base, imagenet_pixels=True),
         class_names=[f"thing {number}" for number in range(20)],
         head_options={"channels": 8, "hidden_channels": 16},
+        keep_ratio=False,
     ).eval()
     randomise(model.head, seed=1)
     state = originals.write_unet(model.backbone.unet, "model.unet.diffusion_model.")
