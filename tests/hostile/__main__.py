@@ -21,54 +21,38 @@ MOST_SHOWN = 40  # lines about what was not handled
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "pillow", "pyarrow")
 PAGE = """# Robustness
 
-This page gives the results of feeding tadp with bad input, and of killing its commands.
+What happens when tadp gets bad input, and when its commands are killed.
 
-Command: `{command}`; seed {seed}, {minutes:.0f} minutes on one core. {machine}; Python {python}, {libraries}. The cases
-are in `tests/hostile`, and the test suite runs a sample of them.{kept}
+The tables come from `{command}`
+({minutes:.0f} minutes of one core, seed {seed}). {machine}; Python {python}, {libraries}.
+The cases are in `tests/hostile`, and the test suite runs a sample of them.{kept}
 
 ## Bad input
 
-A *kind* is one way in which input can be wrong: one sort of damage to a file, or one class of wrong values for a key or
-an argument. A *family* groups kinds. These names of families need an explanation:
+A case is one sort of damage to a file, or one wrong value of a key or an argument. It runs in its own process, with
+limits of {seconds:g} s and {megabytes} MB (a few cases have other limits), and has one of three outcomes:
 
-- *keys*: wrong values of one key in the JSON file that describes a part, a model or a captioner.
-- *config files*: such a JSON file as a whole. For *JSON text* its text is changed; for *file* it is damaged, missing,
-  or another kind of file.
-- *tadp's own*: the config files that tadp writes, and that of the scheduler.
-- *calls and readers*: arguments of calls of a backbone, and of readers of data sets.
-- *place*: the path of an image leads to something else, such as a folder, a pipe or a broken link.
-- *other libraries and formats*: pictures while another library has changed Pillow's settings, and formats that start
-  other programs.
-- *changed parts*: a loaded backbone whose parts are changed before it is called or saved.
-- *pickles*: harmful or damaged pickle files, by the function of tadp that reads them.
-- *endpoint*: wrong answers of a server with a language model that edits captions.
+- *Right value*: the input does no harm, and the result is right.
+- *Clear error*: a message of at most {longest} characters names the file, the key or the argument. A command shows no
+  traceback and exits with 1 or 2.
+- *Other*: anything else. This includes running code from the input, connecting to another machine, and exceeding a
+  limit.
 
-Each kind is tried in a process of its own, and has one of three outcomes:
+Of {kinds} cases, {right} gave the right value, {clear} a clear error, and {other} something else.
 
-- *Right value*: tadp accepts the input and returns the right value, for example because it does not use the value.
-- *Clear error*: an error of tadp of at most {longest} characters that names the file, key or argument. A command prints
-  no traceback, and its exit code is 1 or 2.
-- *Other*: everything else, such as another exception, a wrong value or a crash. This includes a process that starts
-  another process, connects to anything but a test server on the same machine, runs code from the input, or exceeds its
-  limits of time and memory ({seconds:g} s, and {megabytes} MB on top of the loaded libraries; a few kinds have other
-  limits).
-
-Of {kinds} kinds, {right} gave the right value, {clear} a clear error, and {other} had another outcome.
-
-| family | tried | right value | clear error | other |
+| input | cases | right value | clear error | other |
 |---|--:|--:|--:|--:|
 {kind_rows}
 
 ## Killed commands
 
-Each command was killed (SIGKILL) at moments when it accesses a file, spread over the whole run, or at random times.
-Then the same command was run again to its end, or until it reported that its complete output exists. It has *recovered*
-if no incomplete file had its final name after the kill, and if at the end the files are those of an undisturbed run,
-and no others.
+Each command is killed (SIGKILL) at moments that are spread over its run, and then run again to its end. It has
+*recovered* if the files are the same as without the kill, no partial file is left over, and no unfinished file had its
+final name in between. Times in reports are not compared.
 
-Of {kills} kills of {commands} commands, the command recovered after {recovered}, and did not after {lost}.
+The commands were killed {kills} times; they recovered {recovered} times and did not {lost} times.
 
-| command that was killed | kills | recovered | not recovered |
+| command | kills | recovered | not recovered |
 |---|--:|--:|--:|
 {kill_rows}
 {failures}"""
@@ -91,7 +75,7 @@ def main() -> None:
     names = [name for name in (*all_kinds(), *all_kills()) if name.startswith(tuple(options.only))]
     kept = json.loads(options.keep.read_text()) if options.keep and options.keep.exists() else {}
     outcomes = {name: Outcome(*kept[name]) for name in names if name in kept}
-    repeated = sum(name not in outcomes or not outcomes[name].is_handled for name in names) if kept else 0
+    earlier = sum(outcome.is_handled for outcome in outcomes.values())
     with warm():
         for name in names:
             if name in outcomes and outcomes[name].is_handled:
@@ -107,20 +91,20 @@ def main() -> None:
     print(Counter(outcome.verdict for outcome in outcomes.values()), f"{minutes:.1f} minutes")
     if options.out:
         ordered = {name: outcomes[name] for name in names}
-        options.out.write_text(page(ordered, seed=options.seed, minutes=minutes, repeated=repeated), encoding="utf-8")
+        options.out.write_text(page(ordered, seed=options.seed, minutes=minutes, earlier=earlier), encoding="utf-8")
     sys.exit(any(not outcome.is_handled for outcome in outcomes.values()))
 
 
-def page(outcomes: dict[str, Outcome], *, seed: int, minutes: float, repeated: int) -> str:
+def page(outcomes: dict[str, Outcome], *, seed: int, minutes: float, earlier: int) -> str:
     """The page with the tables of counts.
 
     Args:
         outcomes: The outcome of each kind and kill, by name.
         seed: Seed of the damage.
         minutes: Time that all of them took.
-        repeated: Number of kinds and kills that were tried again with `--keep`, because tadp was changed in between.
+        earlier: Number of outcomes that were kept from earlier runs, with `--keep`.
     """
-    kept = f" {repeated} outcomes are from a second run, after a change of tadp or of the case." if repeated else ""
+    kept = f" {earlier} of the outcomes are from earlier runs, with an older version of tadp." if earlier else ""
     kinds, kills = all_kinds(), all_kills()
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for name, outcome in outcomes.items():
