@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from tadp.files.progress import tracked
 from tadp.tasks.predictions import label_of
 from tadp.trainer.processes import Accelerator
 from tadp.trainer.train_options import TrainOptions
+
+_BLOCK, _SAMPLES = 4096, 16  # bytes of a block; images that count where there are no files
 
 Captions = Mapping[str, str]
 Open = Callable[[Captions | None], Any]  # opens a data set with captions, or without any for None
@@ -255,6 +258,7 @@ def open_parts(task: str, data: Any, options: TrainOptions) -> DataParts:
         "reader": {name: to_json(value) for name, value in options.chosen.items()},
         "images": len(opened.image_ids),
         "train": digest(train.image_ids),
+        "contents": contents(parts.values()),
         "held_out": list(parts[measured].image_ids),
     }
     return DataParts(repr(opened).strip("<>"), train, parts[held_out[0]], parts[measured], measured, origin)
@@ -284,6 +288,46 @@ def digest(image_ids: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(image_ids)).encode()).hexdigest()[:16]
 
 
+def contents(parts: Iterable[Any]) -> dict[str, str]:
+    """A hash of the images of data sets, and one of their labels, by which a change is noticed.
+
+    Of each file, the size and three blocks count, because a compressed file that changes anywhere has other last bytes.
+    Of images without files, such as rows of a table, a few samples count.
+
+    Args:
+        parts: The data sets.
+    """
+    images, labels = hashlib.sha256(), hashlib.sha256()
+    for part in parts:
+        paths = getattr(part, "image_paths", None)
+        if isinstance(paths, dict):
+            images.update(_blocks(paths.values()))
+            labels.update(_blocks(part.label_paths.values()))
+            continue
+        for place in range(0, len(part), max(1, len(part) // _SAMPLES)):
+            sample = part[place]
+            images.update(sample.image.tobytes())
+            boxes = None if sample.boxes is None else (sample.boxes.boxes, sample.boxes.labels)
+            for values in (sample.mask, sample.depth_m, *(boxes or ())):
+                labels.update(b"" if values is None else np.asarray(values).tobytes())
+    return {"images": images.hexdigest()[:16], "labels": labels.hexdigest()[:16]}
+
+
+def _blocks(paths: Iterable[Path | None]) -> bytes:
+    """A hash of the sizes of files, and of a block at the beginning, in the middle and at the end of each."""
+    total = hashlib.sha256()
+    for path in dict.fromkeys(path for path in paths if path is not None):
+        with suppress(OSError):  # the reader reports a file that cannot be read
+            size = path.stat().st_size if path.is_file() else 0  # reading a named pipe would wait
+            total.update(f"{size} ".encode())
+            if size:
+                with path.open("rb") as file:
+                    for start in sorted({0, max(0, size - _BLOCK) // 2, max(0, size - _BLOCK)}):
+                        file.seek(start)
+                        total.update(file.read(_BLOCK))
+    return total.digest()
+
+
 def _named(task: str, name: str, options: TrainOptions) -> DataParts:
     """A data set of the paper. Its split to test on is measured, and a fraction of the rest stops the run early."""
     entry = DATASETS[name]
@@ -302,6 +346,7 @@ def _named(task: str, name: str, options: TrainOptions) -> DataParts:
         "root": options.root and str(options.root.resolve()),
         "split": entry.test,
         "train": digest(train.image_ids),
+        "contents": contents([train, test]),
     }
     return DataParts(name, train, val, test, entry.test, origin)
 

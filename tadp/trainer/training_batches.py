@@ -22,12 +22,15 @@ from tadp.datasets import Augmented, CenterCrop, PadTo, RandomFlip, Resize, Samp
 from tadp.datasets.batch import Batch
 from tadp.datasets.transforms.augmented import SampleSource
 from tadp.datasets.transforms.geometric import Transform
-from tadp.errors import Argument, TrainingError
+from tadp.errors import Argument, CorruptFileError, TrainingError
 from tadp.files.atomic import replace_file
+from tadp.files.fingerprint import fingerprint
+from tadp.files.hub import check_readable
 from tadp.files.progress import tracked
 from tadp.images import to_tensor
 from tadp.tasks import TaskModel
 from tadp.trainer.processes import Accelerator
+from tadp.trainer.run_data import contents
 from tadp.training.schedules import Schedule
 
 _ALWAYS_THE_SAME = (Resize, CenterCrop, PadTo)  # transforms without random numbers
@@ -182,7 +185,7 @@ def cached_latents(
     """
     flips = (False, True) if any(isinstance(transform, RandomFlip) for transform in transforms) else (False,)
     views = [_without_chance(transforms, flip=flip) for flip in flips]
-    origin = {"made_from": _fingerprint(backbone, data.image_ids, views[0])}
+    origin = {"made_from": _identity(backbone, data, views[0])}
     if accelerator.is_main_process and _origin(path) != origin:
         starts = range(0, len(data), batch)
         parts = [
@@ -212,16 +215,22 @@ def _without_chance(transforms: Sequence[Transform], *, flip: bool) -> list[Tran
     return [RandomFlip(float(flip)) if isinstance(transform, RandomFlip) else transform for transform in transforms]
 
 
-def _fingerprint(backbone: TADPBackbone, image_ids: Sequence[str], transforms: Sequence[Transform]) -> str:
-    """A hash of the encoder's weights, the scaling of latents, the image ids, and the transforms."""
-    digest = hashlib.sha256(repr((backbone.scale_latents, list(image_ids), list(transforms))).encode())
-    for name, tensor in backbone.vae.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.double().sum().item()!r}".encode())
-    return digest.hexdigest()
+def _identity(backbone: TADPBackbone, data: Any, transforms: Sequence[Transform]) -> str:
+    """A hash of the encoder, its options, the transforms, the image ids, and the contents of the images."""
+    parts = (
+        fingerprint(backbone.vae),
+        backbone.options.to_dict(),
+        list(data.image_ids),
+        list(transforms),
+        contents([data])["images"],
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _origin(path: Path) -> dict[str, str] | None:
-    if not path.exists():
+    try:
+        check_readable(path)
+    except CorruptFileError:  # there is none yet, or it is damaged
         return None
     with safe_open(path, "pt") as file:
         return file.metadata()

@@ -319,6 +319,10 @@ def _check_same(folder: Path, plan: Plan, parts: DataParts) -> None:
     changed = differences(record["choices"] | readers[0], plan.choices | readers[1])
     if record["data"]["train"] != parts.origin["train"]:
         changed = "; ".join(part for part in (changed, "the training images are others") if part)
+    stored, now = record["data"].get("contents"), parts.origin["contents"]  # older records have none
+    if not changed and isinstance(stored, dict):
+        kinds = " and ".join(kind for kind in now if stored.get(kind) != now[kind])
+        changed = kinds and f"the contents of the {kinds} have changed since it began"
     if changed:
         raise TrainingError(
             f"{folder} holds a run with other settings: {changed}. Pass another ",

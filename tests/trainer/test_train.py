@@ -34,9 +34,12 @@ from tadp.files.run_lock import only_run
 from tadp.tasks import TADPForSemanticSegmentation
 from tadp.trainer import TrainOptions, estimate, train, training_loop
 from tadp.trainer.checkpoints import Watch
+from tadp.trainer.processes import start
 from tadp.trainer.recipes import DETECTION
-from tadp.trainer.run_data import open_parts
+from tadp.trainer.run_data import contents, open_parts
 from tadp.trainer.run_plan import TASKS, head_options, make_plan
+from tadp.trainer.training_batches import cached_latents
+from tadp.training.schedules import Schedule
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -164,6 +167,30 @@ def test_ctrl_c_saves_the_step_and_the_same_call_continues(export, whole, tmp_pa
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.undo()
     assert same_weights(run(export, output).folder, whole.folder)
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_a_run_whose_images_or_labels_changed_is_refused(whole, export, tmp_path, kind):
+    data, output = tmp_path / "photos", tmp_path / "run"
+    shutil.copytree(export, data)  # copying changes the times of files, but not their contents
+    shutil.copytree(whole.folder, output)
+    record = json.loads((output / "run.json").read_text())
+    assert run(data, output).figures == whole.figures
+    target = next((data / {"images": "images", "labels": "masks"}[kind]).glob("*.png"))
+    with Image.open(target) as picture:
+        picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(target)
+    with pytest.raises(TrainingError, match=rf"the contents of the {kind} have changed since it began\. Pass ano"):
+        run(data, output)
+    del record["data"]["contents"]  # that of an older version
+    (output / "run.json").write_text(json.dumps(record))
+    assert run(data, output).figures == whole.figures
+
+
+def test_images_without_files_are_recognised_by_their_pixels():
+    first, second, again = (contents([RenderedScenes(3, seed=seed)]) for seed in (0, 1, 0))
+    assert first == again
+    assert first["images"] != second["images"]
+    assert first["labels"] != second["labels"]
 
 
 def test_a_finished_run_is_returned_as_it_is(whole, export, monkeypatch):
@@ -607,3 +634,31 @@ def test_a_figure_without_value_is_nan_when_a_finished_run_is_read_again(export,
     again = run(export, folder)
     assert np.isnan(again.figures[name])
     assert "nan" in str(again)
+
+
+def test_stored_latents_are_those_of_the_images_as_they_are_now(tmp_path):
+    export = mask_folder(tmp_path / "photos", 2)
+    backbone = TADPBackbone.from_pretrained("tadp-tiny")
+    reset_accelerate()
+    accelerator, _ = start(Schedule(steps=1, batch=1, lr=1e-3), seed=0)
+
+    def stored() -> torch.Tensor:
+        data = datasets.open(export, class_names=CLASSES)
+        latents = cached_latents(backbone, data, [], tmp_path / "latents", accelerator)
+        return latents.clone()
+
+    first = stored()
+    written = (tmp_path / "latents").stat().st_mtime_ns
+    assert torch.equal(stored(), first)
+    assert (tmp_path / "latents").stat().st_mtime_ns == written
+    (tmp_path / "latents").unlink()  # the returned latents map the file, so it must not be cut short in place
+    (tmp_path / "latents").write_bytes(b"cut")
+    assert torch.equal(stored(), first)
+    image = next((export / "images").glob("*"))
+    with Image.open(image) as picture:
+        mirrored = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    mirrored.save(image)
+    changed = stored()
+    assert not torch.equal(changed, first)
+    backbone.vae.config["scaling_factor"] *= 2
+    torch.testing.assert_close(stored(), 2 * changed)
