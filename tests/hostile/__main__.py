@@ -24,7 +24,7 @@ PAGE = """# Robustness
 What happens when tadp gets bad input, and when its commands are killed.
 
 The tables come from `{command}`
-({minutes:.0f} minutes of one core, seed {seed}). {machine}; Python {python}, {libraries}.
+({minutes:.0f} minutes, seed {seed}). {machine}; Python {python}, {libraries}.
 The cases are in `tests/hostile`, and the test suite runs a sample of them.{kept}
 
 ## Bad input
@@ -50,7 +50,7 @@ Each command is killed (SIGKILL) at moments that are spread over its run, and th
 *recovered* if the files are the same as without the kill, no partial file is left over, and no unfinished file had its
 final name in between. Times in reports are not compared.
 
-The commands were killed {kills} times; they recovered {recovered} times and did not {lost} times.
+The commands recovered from {recovered} of {kills} kills.
 
 | command | kills | recovered | not recovered |
 |---|--:|--:|--:|
@@ -133,9 +133,7 @@ def page(outcomes: dict[str, Outcome], *, seed: int, minutes: float, earlier: in
         clear=total["clear"],
         other=total["other"],
         kills=killed.total(),
-        commands=len(commands),
         recovered=killed["right"],
-        lost=killed["other"],
         kind_rows="\n".join(
             f"| {name} | {counts[name].total()} | {counts[name]['right']} | {counts[name]['clear']} | "
             f"{counts[name]['other']} |"
