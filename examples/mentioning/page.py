@@ -94,7 +94,8 @@ def reading(names: CaptionAlignment, best: CaptionAlignment) -> list[str]:
     return [
         'The paper writes about another data set, ADE20K: "BLIP-2 captioning performs similarly to a precision of 1.00 '
         'and a recall of 0.5" (Sec. 4.2). The paper infers this from the mIoU of a model, which is about the same with '
-        "captions as with an [oracle](../concepts.md#glossary) of that precision and recall. We counted:",
+        "captions as with an [oracle](../concepts.md#glossary) from whose prompt half of the names were left out, so "
+        "that its recall is 0.5. We counted:",
         "",
         f"- only names: precision {share(names.precision)} and recall {share(names.recall)}; {agrees(names.overall)};",
         f"- with synonyms, without look-alikes: precision {share(best.precision)} and recall {share(best.recall)}; "

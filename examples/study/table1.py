@@ -46,10 +46,10 @@ TABLE = Table(
             reference="VPD(LS)",
         ),
     ],
-    notes="The paper has no figures for two of the rows, averaged end tokens without VPD's adapter and captions with "
-    'it ("We also explore adding a text-adapter (TA) to TADP, but find no significant gain", Sec. 4.2), and none for a '
-    "fast schedule on Pascal VOC. The adapter also trains if the U-Net is frozen, because gradients pass through the "
-    "U-Net.",
+    notes="The paper has no figures for *averaged EOS, LS, no adapter* and *TADP-40, adapter*. About the latter, it "
+    'says: "We also explore adding a text-adapter (TA) to TADP, but find no significant gain" (Sec. 4.2). It also has no '
+    "figures for a fast schedule on Pascal VOC. The adapter also trains if the U-Net is frozen, because gradients pass "
+    "through the U-Net.",
 )
 
 if __name__ == "__main__":

@@ -133,12 +133,14 @@ def measured(claim: dict[str, Any], judgement: Judgement, whose: str) -> list[st
 
 
 def compared(claim: dict[str, Any]) -> str:
-    """The two rows whose difference a claim is about, such as ", for TADP-40 minus VPD(LS)"; empty for other claims.
+    """The difference that a claim is about, such as ", for TADP-40 minus VPD(LS)"; empty for claims without rows.
 
     With two parts of a table, which are the fast and the normal schedule, it is the difference of their differences.
     """
     terms = claim.get("rows", {})
     rows = terms.get("rows", {})
+    if rows and "differences" in claim:
+        return f", for {claim['differences']}"
     if list(rows.values()) != [1, -1]:
         return ""
     difference = " minus ".join(f"({row})" if "," in row else row for row in rows)

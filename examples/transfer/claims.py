@@ -41,17 +41,17 @@ watercolors, 10 % comics and 10 % night scenes, with words for the style in thei
 *simple*. Stable Diffusion has seen such images and words, too."""
 CLAIMS = {
     "detection": """\
-**The model does not know "constructivism" or "dashcam".** The verdicts on the rows *nearby* and *unrelated* therefore
-only say what unknown words do.
+**The model does not know the word "constructivism" of *nearby*, nor "dashcam" of *unrelated*.** The verdicts on these
+two rows therefore only say what unknown words do.
 
 **The phrase of *textual_inversion* and *dreambooth* already points to comics.** It is "a TOKEN style painting of",
-where TOKEN is the learned token or "sks". Captions of comics in the training contained "style painting", and those of
-watercolors contained "painting".""",
+where TOKEN is the learned token for *textual_inversion* and "sks" for *dreambooth*. Captions of comics in the training
+contained "style painting", and those of watercolors contained "painting".""",
     "segmentation": """\
-**The model does not know "foggy", "dashcam" or "sks".** The verdicts on the row *nearby* therefore only say what an
-unknown word does. The row *unrelated* is a fair test, because the model knows watercolors.
+**The model does not know the word "foggy" of *nearby*.** The verdicts on this row therefore only say what an unknown
+word does. The row *unrelated* is a fair test, because the model knows watercolors.
 
-**The phrases of *textual_inversion* and *dreambooth* already point to the night.** They are "a dark TOKEN photo of …"
-and "a dashcam photo of … at TOKEN night", where TOKEN is the learned token or "sks", and "…" is the caption. Captions
-of night scenes in the training contained "dark night photo".""",
+**The phrases of *textual_inversion* and *dreambooth* already point to the night.** They are "a dark TOKEN photo of …",
+where TOKEN is the learned token, and "a dashcam photo of … at sks night"; "…" is the caption. Captions of night scenes
+in the training contained "dark night photo". The model knows neither "dashcam" nor "sks".""",
 }

@@ -329,7 +329,8 @@ class FeatureModel(nn.Module):
             lr: Learning rate of the head, which the text adapter also gets if there is one.
             unet_scale: Learning rate of the U-Net as a fraction of `lr`. The default, 0.1, is that of the paper's
                 segmentation code.
-            weight_decay: Weight decay. The default, 5e-3, is that of the paper's segmentation code.
+            weight_decay: Weight decay of those parameters to which the rule in `groups` gives one. The default, 5e-3,
+                is that of the paper's segmentation code.
             groups: Rule for weight decay: "matrices", which leaves out norms and biases, or "released",
                 the groups of the paper's segmentation and detection code (see `tadp.training.schedules.Schedule`).
         """

@@ -100,8 +100,9 @@ def joint_pass(
     Returns:
         The maps, finest first, which are outputs of blocks, enlarged bilinearly for stride 8 and averaged for stride
         32. The second value has, for each recorded level, the attention of its block from image to text, averaged over
-        heads, (B, L, h, w), resampled in the same way, and followed by the channels of each head if `record_heads` is
-        set. The values of a cell sum to the share of attention that it gives to the text, at most 1.
+        heads, (B, L, h, w), resampled in the same way. If `record_heads` is set, the channels of each head follow in
+        the same tensor, (B, (1 + heads) L, h, w). The values of a cell sum to the share of attention that it gives to
+        the text, at most 1.
     """
     recorder = AttentionRecorder(record_levels, keep_heads=record_heads)
     kwargs: dict[str, Any] = {"recorder": recorder} | options if record_levels else {}

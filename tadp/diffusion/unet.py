@@ -124,8 +124,9 @@ def unet_pass(
         record_heads: Whether to also record every head of every layer.
 
     Returns:
-        The maps, finest first; and for each recorded level its attention, averaged over heads and layers, (B, L, h, w),
-        followed by the channels of each head if `record_heads` is set (see `AttentionRecorder.close`).
+        The maps, finest first; and for each recorded level its attention, averaged over heads and layers, (B, L, h, w).
+        If `record_heads` is set, the channels of each head follow in the same tensor, (B, (1 + heads) L, h, w); see
+        `AttentionRecorder.close`.
     """
     recorder = AttentionRecorder(record_levels, keep_heads=record_heads)
     text: dict[str, Any] = {

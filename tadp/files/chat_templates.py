@@ -34,7 +34,7 @@ def render_chat(template: Any, chat: Sequence[Mapping[str, Any]], *, tokenizer: 
         template: The template, or templates by name, of which "default" is used.
         chat: The messages. They consist of plain values, because a template may call the methods of other objects.
         tokenizer: The tokenizer, whose special tokens the template may use.
-        source: The owner of the template, for messages.
+        source: The model that the template belongs to and its file, as messages name them; see `template_source`.
 
     Raises:
         ModelError: If the template has an error or exceeds a limit.

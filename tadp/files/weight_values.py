@@ -35,8 +35,9 @@ def check_floats(tensors: Iterable[tuple[str, Tensor]], where: Path, module: nn.
     Args:
         tensors: The weights in the file, with their names.
         where: The file or folder that they come from, for the message.
-        module: The module that they are for. Where it has whole numbers, so may the file. A name that it does not have,
-            or any name if it is None, may belong to whole numbers if known models have some of that name.
+        module: The module that the weights are for. A tensor that holds whole numbers in this module may hold them in
+            the file, too. If the module is None or lacks a tensor of that name, whole numbers are allowed under names
+            that known models use for them, such as "position_ids".
 
     Raises:
         CorruptFileError: If a weight is not floating point.

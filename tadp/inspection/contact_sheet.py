@@ -43,7 +43,9 @@ def contact_sheet(data: FolderDataset, image_ids: Sequence[str]) -> Image.Image 
 
 
 def examples(classes: Mapping[str, Set[str]], count: int) -> list[str]:
-    """Choose images so that few of them show every class, and fill up with images at equal distances.
+    """Choose images for the sheet: first as few as possible that together show every class.
+
+    If fewer than `count` are needed for that, the others are chosen at equal steps from the list of the remaining ones.
 
     Args:
         classes: The classes in each image, by its id.

@@ -28,7 +28,8 @@ class SmpEncoder(nn.Module):
         depth: Number of times that the image is halved, 3 to 5; 5 ends at stride 32.
         output_stride: Largest stride of the returned maps, 8, 16 or 32. Coarser maps are enlarged to it by
             interpolation, where other encoders use dilation. DeepLab needs 8 or 16.
-        stride4: Kind of the map at stride 4, "vae" or "upsampled", which smp's decoders need; see `Pyramid`.
+        stride4: Source of the map at stride 4, which smp's decoders need: "vae" (the VAE's encoder) or "upsampled" (a
+            trained layer that enlarges level 0); see `Pyramid`.
         mean: Mean that was subtracted from pixels in [0, 1], for red, green and blue; None if pixels are in [0, 1].
         std: Standard deviation by which pixels were divided, for red, green and blue; None if `mean` is None.
         **options: Options of `TADPBackbone.from_pretrained`.

@@ -241,7 +241,7 @@ class TaskModel(nn.Module, Pushable):
         Args:
             lr: Learning rate of the head.
             unet_scale: Learning rate of the U-Net as a fraction of `lr`.
-            weight_decay: Weight decay of the parameters that have one by `groups`.
+            weight_decay: Weight decay of those parameters to which the rule in `groups` gives one.
             groups: Rule for weight decay: "matrices", which leaves out norms and biases, or "released",
                 the groups of the paper's segmentation and detection code (see `tadp.training.schedules.Schedule`).
 

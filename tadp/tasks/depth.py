@@ -227,9 +227,9 @@ class TADPForDepthEstimation(TaskModel):
 
         Args:
             image: One image of any size: a path, PIL image, array or tensor.
-            caption: A caption of the image; with `own_class`, the name of its class; or encoded text. With None, the
-                attached captioner describes the image or, with `own_class`, the default class is used. It must be None
-                if the model uses one text for all images.
+            caption: A caption of the image, or encoded text; if the model was built with `own_class=True`, the name
+                of the image's class. With None, the attached captioner describes the image or, with `own_class=True`,
+                the default class is used. It must be None if the model uses one text for all images.
             window_px: Side of the windows in pixels; None is the window of the model. Depth is averaged where windows
                 overlap, with the weights of `taper_windows`.
             stride_px: Number of pixels from one window to the next; None is the stride of the model, or a third of

@@ -75,7 +75,8 @@ def estimate(task: str, data: Any, output: str | Path | None = None, **options: 
     Args:
         task: "segmentation", "depth" or "detection".
         data: The folder of a data set, the name of one, or a data set itself.
-        output: The folder of the run, for captions that it has already; None before it exists.
+        output: The folder of the run. Captions that it already holds are not counted as work. None if there is no such
+            folder yet.
         **options: Fields of `TrainOptions`.
 
     Raises:

@@ -30,7 +30,7 @@ class TrainOptions(DataOptions):
     descriptions. None stands for the recipe's own value.
 
     Attributes:
-        root: Folder of a data set that is named, such as voc.
+        root: Folder of the data, if the data set is given by its name, such as voc.
         skip_broken: Take other images in place of training images that cannot be read, with a warning, instead of
             stopping.
         model: The base model: tadp-tiny, a folder in diffusers layout, or a hub id.

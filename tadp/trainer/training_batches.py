@@ -85,7 +85,7 @@ def parts_of_epoch(
     start: int = 0,
     workers: int = 0,
 ) -> Iterator[list[Part]]:
-    """Read the images of the steps of an epoch that this process takes.
+    """Read the images of an epoch, step by step. Of several processes, each reads only its own share of a step.
 
     Args:
         data: The training data.

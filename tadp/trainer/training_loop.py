@@ -332,7 +332,10 @@ class StopRequest:
 
     @contextmanager
     def handled(self, say: Callable[[str], None], *, is_alone: bool) -> Iterator[None]:
-        """Handle SIGINT and SIGTERM inside a `with` block. The second signal ends the process at once.
+        """Handle SIGINT and SIGTERM inside a `with` block.
+
+        The first signal only sets `number`, so that the run stops after its current step. The second signal ends the
+        process at once.
 
         Args:
             say: Function that shows a line.

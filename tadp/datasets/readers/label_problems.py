@@ -34,6 +34,8 @@ _collected: ContextVar[list[LabelProblem] | None] = ContextVar("collected", defa
 def collected_problems() -> Iterator[list[LabelProblem]]:
     """Collect problems in a list instead of stopping at the first. Readers then leave out the labels concerned.
 
+    Readers put the code that reads a label in a `with kept(kind)` block, which adds an error to the list.
+
     Example:
         >>> with collected_problems() as problems, kept("wrong label"):
         ...     raise TADPError("a.txt, line 3: unknown class 7.")

@@ -49,8 +49,8 @@ def split(
     is held out as "val".
 
     Neighbouring frames of a video are nearly the same image, so a random fraction of them measures what the model has
-    seen in training. Pass `group` to keep such images together. If a part lacks a class that another part has, there is
-    a warning (for up to 2,000 images, whose labels are read for it).
+    seen in training. Pass `group` to keep such images together. If a part lacks a class that another part has, a
+    warning says so. This check reads all labels, so it is left out for data sets of more than 2,000 images.
 
     Args:
         data: The data set to split.
@@ -63,7 +63,7 @@ def split(
             affected.
         lists: The images of each part by its name: the path of a text file with one image per line, or a sequence. An
             image is named by its id or by its path or the end of it, with or without suffix.
-        folders: A folder of each part by its name: the images below this folder, a path below the folder of images.
+        folders: For each part by its name, the folder that holds its images, as a path below the folder of images.
 
     Returns:
         The parts by name. Each is a `subset` of the data set.
