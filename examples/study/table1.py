@@ -47,9 +47,9 @@ TABLE = Table(
         ),
     ],
     notes="The paper has no figures for *averaged EOS, LS, no adapter* and *TADP-40, adapter*. About the latter, it "
-    'says: "We also explore adding a text-adapter (TA) to TADP, but find no significant gain" (Sec. 4.2). It also has no '
-    "figures for a fast schedule on Pascal VOC. The adapter also trains if the U-Net is frozen, because gradients pass "
-    "through the U-Net.",
+    'says: "We also explore adding a text-adapter (TA) to TADP, but find no significant gain" (Sec. 4.2). It also has '
+    "no figures for a fast schedule on Pascal VOC. The adapter also trains if the U-Net is frozen, because gradients "
+    "pass through the U-Net.",
 )
 
 if __name__ == "__main__":
