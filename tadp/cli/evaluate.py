@@ -111,9 +111,10 @@ def evaluate(
 
     A task model is a backbone and a head that were trained together, for segmentation, depth or detection. Choose a
     data set with --data: a folder, whose layout is recognised, or a name. A model of "tadp train" is measured on the
-    images that its run held out, with the captions and options of the run, so the figures are those of its report;
-    --split all takes all images. For segmentation you can also pass your own --images and --masks. The values of a mask
-    are the indices of the model's classes, and 255 marks pixels without a label.
+    images that its run held out, with the options of the run and the captions in its folder, so the figures are those
+    of its report; --split all takes all images. If the run's captions or lists are elsewhere, pass them again. For
+    segmentation you can also pass your own --images and --masks. The values of a mask are the indices of the model's
+    classes, and 255 marks pixels without a label.
 
     Captions come from the file in --captions, or else from the captioner. Rendered scenes have true captions of their
     own; with --captioner, the captioner's captions are used instead.
@@ -124,7 +125,8 @@ def evaluate(
     task = task_of(model, revision=revision) if task is None else task
     chosen = {name: value for name, value in field_values({**reader, "images": images}).items() if value is not None}
     _check_data(task, data, root=root, images=images, masks=masks, options=chosen)
-    run = run_of(model, data)
+    has_captions = captions is not None or captioner is not None
+    run = run_of(model, data, task=task, passed=chosen, has_captions=has_captions)
     options = predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
     if run is not None:
         options = {name: value or run.predict.get(name, value) for name, value in options.items()} | (

@@ -1,13 +1,16 @@
 """The data of a user's own on which `tadp evaluate` measures a model, and what the model's run recorded about them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from tadp.cli.task_options import Task
+from tadp.errors import Argument, ModelError
+from tadp.files.schema import HINT, check_types, shown
 
 
 @dataclass(frozen=True)
@@ -34,19 +37,123 @@ def is_folder(data: str, root: Path | None) -> bool:
     return Path(data).exists() and (data not in DATASETS or root is None)
 
 
-def run_of(model: str, data: str | None) -> RunOfModel | None:
-    """What a model's run recorded; None if the model is not from a run, or the run had other data."""
-    from tadp.trainer.run_record import read_record
+def run_of(
+    model: str, data: str | None, *, task: Task, passed: Mapping[str, Any], has_captions: bool
+) -> RunOfModel | None:
+    """What a model's run recorded; None if the model is not from a run, or the run had other data.
+
+    The folder may be somebody else's. Files outside it and outside the data are read only if the user passes them.
+
+    Args:
+        model: The model's folder.
+        data: The folder or name of the data.
+        task: The model's task, which has the recorded options.
+        passed: Options of the reader that the user passed; those of the run are not read.
+        has_captions: Whether the user passed captions or a captioner.
+
+    Raises:
+        ModelError: If the record has an option that the task lacks, a value of another type, or a path outside.
+    """
+    from tadp.datasets.readers.data_options import ReaderOptions
+    from tadp.tasks.model_kind import KINDS
+    from tadp.trainer.run_record import RECORD, read_record
 
     record = read_record(model)
     if record is None or data is None:
         return None
-    origin = record["data"]
-    if not Path(data).exists() and origin["data"] != data:
+    origin, path = record["data"], Path(model) / RECORD
+    check_types(origin, _Origin, path, below="data")
+    if not Path(data).exists() and origin.get("data") != data:
         return None
-    captions = None if record["captions"] is None else Path(model) / record["captions"]
+    reader = {name: value for name, value in origin.get("reader", {}).items() if name not in passed}
+    stored = {"reader": _values(reader, path)}
+    _check_options(stored, "reader", ReaderOptions, path, below="data")
+    for name in ("images", "ids"):
+        value, key = reader.get(name), f"data.reader.{name}"
+        if isinstance(value, str) and origin.get("data") == str(Path(data).resolve()):
+            _inside(Path(data).resolve().parent, value, path, key=key, option=name)
+        elif value is not None and not isinstance(value, str) and (name == "images" or not _are_texts(value)):
+            raise ModelError(f"{path}: {key} must be a path; got {shown(value)}. {HINT}")
+    kind = KINDS[task.value]
+    for name, function in (("predict", kind.predict), ("metric", kind.make_metric)):
+        _check_options(record["test"], name, function, path, below="test")
+    captions, named = None, record.get("captions")
+    if not isinstance(named, str | None):
+        raise ModelError(f"{path}: captions must be a text or null; got {shown(named)}. {HINT}")
+    if named is not None and not has_captions:
+        captions = _inside(Path(model).resolve(), named, path, key="captions", option="captions")
     test = record["test"]
-    return RunOfModel(origin, captions if captions and captions.exists() else None, test["predict"], test["metric"])
+    return RunOfModel(
+        {**origin, **stored}, captions if captions and captions.exists() else None, test["predict"], test["metric"]
+    )
+
+
+@dataclass
+class _Origin:
+    """The entries of a record on its data, for `check_types`."""
+
+    data: str | None
+    reader: dict[str, Any]
+    images: int
+    held_out: list[str]
+
+
+def _check_options(
+    entries: Mapping[str, Any], name: str, reader: Callable[..., Any], path: Path, *, below: str
+) -> None:
+    """Refuse options in a record that a function does not take as keyword arguments, or whose type is another.
+
+    Args:
+        entries: Entries of the record.
+        name: The entry with the options.
+        reader: The function, or the class whose constructor it is.
+        path: The record, for messages.
+        below: The entry of the record that holds `entries`, for messages.
+
+    Raises:
+        ModelError: If an option is unknown or its value has another type.
+    """
+    options = entries.get(name)
+    if not isinstance(options, dict):
+        raise ModelError(f"{path}: {below}.{name} must be an object; got {shown(options)}. {HINT}")
+    known = [key for key, option in signature(reader).parameters.items() if option.kind is Parameter.KEYWORD_ONLY]
+    for key in options:
+        if key not in known:
+            names = ", ".join(known) or "no options"
+            raise ModelError(f"{path}: {below}.{name} has the option {shown(key)}; known: {names}. {HINT}")
+    check_types(options, reader, path, below=f"{below}.{name}")
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
+def _values(reader: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The recorded options of a reader."""
+    from tadp.datasets.readers.data_options import from_json
+
+    values = {}
+    for name, value in reader.items():
+        try:
+            values[name] = from_json(value)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{path}: data.reader.{name} must be pairs; got {shown(value)}. {HINT}") from error
+    return values
+
+
+def _inside(folder: Path, name: str, path: Path, *, key: str, option: str) -> Path:
+    """A recorded path, if it is in a folder; another may be anybody's file."""
+    try:
+        place = (folder / name).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a null character, or links in a circle
+        raise ModelError(f"{path}: {key} must be a path; got {shown(name)}. {HINT}") from error
+    if not place.is_relative_to(folder):
+        raise ModelError(
+            f"{path}: {key} is {shown(name)}, which is outside {folder} and so is not read. If you trust it, pass ",
+            Argument(option, ...),
+            " with this path.",
+        )
+    return place
 
 
 def own_data(
@@ -76,12 +183,11 @@ def own_data(
     """
     from tadp import datasets
     from tadp.captions import CaptionTable
-    from tadp.datasets.readers.data_options import from_json
     from tadp.errors import OptionError
 
     names = {} if task is Task.depth else {"class_names": model.class_names}
-    stored = {} if run is None else {name: from_json(value) for name, value in run.origin.get("reader", {}).items()}
-    if run is not None and run.origin["data"] != str(Path(data).resolve()):
+    stored = {} if run is None else run.origin["reader"]
+    if run is not None and run.origin.get("data") != str(Path(data).resolve()):
         stored = {name: value for name, value in stored.items() if name not in ("images", "ids", "class_names")}
     try:
         samples = datasets.open(data, task=task.value, **names | stored | options)
@@ -94,7 +200,7 @@ def own_data(
     if (
         run is not None
         and held_out
-        and len(samples) == run.origin["images"]
+        and len(samples) == run.origin.get("images")
         and set(held_out) <= set(samples.image_ids)
     ):
         typer.echo(f"measuring the {len(held_out)} images that the training held out", err=True)
