@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
-from typing import NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +23,18 @@ class FeatureInfo:
     Attributes:
         channels: Number of channels of each level's map, including the channels of attached attention.
         reduction: Stride of each level's map: the width of a cell in pixels, such as (8, 16, 32, 64).
+
+    Raises:
+        TypeError: If an attribute is not a list of whole numbers, or is a set, which has no order.
+        ValueError: If a number is below 1, or the attributes differ in length.
     """
 
     channels: tuple[int, ...]
     reduction: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        for name, numbers in (("channels", self.channels), ("reduction", self.reduction)):
+            _check_positive(name, numbers, "one whole number per level")
         if len(self.channels) != len(self.reduction):
             raise ValueError(
                 f"channels and reduction must have one entry per level; got {len(self.channels)} channels and "
@@ -318,12 +325,23 @@ class Features:
         vae_map: A map of the VAE encoder at half the stride of the finest level, (B, C, ceil(H / 4), ceil(W / 4)) for
             Stable Diffusion. It is not one of the levels, and carries no gradient. None unless the backbone was called
             with `vae_map=True`.
+
+    Raises:
+        TypeError: If `maps` is not a list of tensors, or `image_size` not two whole numbers. A set has no order.
+        ValueError: If `image_size` has a number below 1, or other than two.
     """
 
     maps: tuple[Float[Tensor, "_b _c _h _w"], ...]
     attention: AttentionMaps | None
     image_size: tuple[int, int]
     vae_map: Float[Tensor, "_b _c _h _w"] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.maps, list | tuple):
+            raise TypeError(f"maps must be a tuple with one tensor per level; got a {type(self.maps).__name__}.")
+        _check_positive("image_size", self.image_size, "(height, width) in pixels")
+        if len(self.image_size) != 2:
+            raise ValueError(f"image_size must be (height, width) in pixels; got {len(self.image_size)} numbers.")
 
     def broken(self) -> dict[int, str]:
         """The images whose features are NaN or infinite, by number in the batch, each with a sentence about it."""
@@ -347,6 +365,17 @@ class Features:
     def __repr__(self) -> str:
         shapes = ", ".join(str(tuple(level_map.shape)) for level_map in self.maps)
         return f"Features(maps=({shapes}), attention={self.attention}, image_size={self.image_size})"
+
+
+def _check_positive(name: str, numbers: Any, rule: str) -> None:
+    """Refuse anything but a list of whole numbers of 1 or more. In an exported graph, a number may be symbolic."""
+    if not isinstance(numbers, Sequence) or isinstance(numbers, str):
+        raise TypeError(f"{name} must be {rule}, in order; got a {type(numbers).__name__}. Pass a tuple.")
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, Integral | torch.SymInt):
+            raise TypeError(f"{name} must be {rule}; got {number!r} ({type(number).__name__}).")
+        if number < 1:
+            raise ValueError(f"{name} must be {rule}, each 1 or more; got {tuple(numbers)}.")
 
 
 def cells_of(image_size: tuple[int, int], strides: Sequence[int]) -> dict[int, tuple[float, float]]:

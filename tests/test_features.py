@@ -26,6 +26,40 @@ def test_a_feature_info_with_other_counts_is_refused():
         FeatureInfo((8, 16), (8,))
 
 
+@pytest.mark.usefixtures("no_type_checker")
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({8, 16}, TypeError, r"must be one whole number per level, in order; got a set\. Pass a tuple"),
+        ({8: 0, 16: 1}.keys(), TypeError, r"in order; got a dict_keys"),
+        ("8", TypeError, r"in order; got a str"),
+        ((8, 1.5), TypeError, r"must be one whole number per level; got 1\.5 \(float\)"),
+        ((8, True), TypeError, r"got True \(bool\)"),
+        ((8, 0), ValueError, r"each 1 or more; got \(8, 0\)"),
+        ((-8, 16), ValueError, r"each 1 or more; got \(-8, 16\)"),
+    ],
+)
+@pytest.mark.parametrize("name", ["channels", "reduction"])
+def test_a_feature_info_takes_ordered_positive_numbers(name, values, error, message):
+    with pytest.raises(error, match=message):
+        FeatureInfo(**{"channels": (8, 16), "reduction": (8, 16), name: values})
+
+
+@pytest.mark.usefixtures("no_type_checker")
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"maps": set()}, TypeError, r"maps must be a tuple with one tensor per level; got a set"),
+        ({"image_size": {64, 48}}, TypeError, r"image_size must be \(height, width\) in pixels, in order; got a set"),
+        ({"image_size": (64, 0)}, ValueError, r"image_size must be .*, each 1 or more; got \(64, 0\)"),
+        ({"image_size": (64, 64, 3)}, ValueError, r"image_size must be \(height, width\) in pixels; got 3 numbers"),
+    ],
+)
+def test_features_take_ordered_maps_and_a_positive_size(changes, error, message):
+    with pytest.raises(error, match=message):
+        Features(**{"maps": (torch.zeros(1, 8, 6, 8),), "attention": None, "image_size": (48, 64)} | changes)
+
+
 def test_levels_come_finest_first(attention):
     assert attention.levels == (1, 2)
 

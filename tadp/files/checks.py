@@ -155,6 +155,26 @@ def check_classes(classes: Sequence[str], *, name: str = "classes") -> list[str]
     return names
 
 
+def check_ignore_label(label: Any, classes: int) -> int:
+    """Check that the label of pixels that do not count is not that of a class, and return it as an int.
+
+    Args:
+        label: The label.
+        classes: The number of classes.
+
+    Raises:
+        TypeError: If `label` is not a whole number.
+        OptionError: If `label` is the number of a class, which would be left out.
+    """
+    label = check_whole(label, name="ignore_label", minimum=None)
+    if 0 <= label < classes:
+        raise OptionError(
+            Argument("ignore_label"),
+            f" must not be a class; got {label} for {classes} classes. Use a negative label, e.g. -1.",
+        )
+    return label
+
+
 def check_ordered(**values: Any) -> None:
     """Refuse arguments that are sets, whose order changes from run to run, where the order means something."""
     for name, value in values.items():

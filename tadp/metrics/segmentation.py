@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from tadp.files.checks import check_classes, check_whole
+from tadp.files.checks import check_classes, check_ignore_label, check_whole
 from tadp.metrics.per_class import check_merge, class_table, percent, to_maps
 
 
@@ -57,7 +57,8 @@ class MeanIoU:
     Args:
         classes: Names of the K classes in the order of their labels, or their number K, which names them "0", "1", ….
             Labels are 0 to K - 1, including background if it is a class.
-        ignore_label: Label of pixels that are not counted, whatever is predicted there; 255 by default.
+        ignore_label: Label of pixels that are not counted, whatever is predicted there; 255 by default. It must not be
+            one of 0 to K - 1.
 
     Attributes:
         class_names: Names of the K classes.
@@ -67,7 +68,7 @@ class MeanIoU:
 
     Raises:
         TypeError: If `classes` is a single string.
-        ValueError: If `classes` is empty, or two classes have the same name.
+        ValueError: If `classes` is empty, two classes have the same name, or `ignore_label` is the label of a class.
 
     Source:
         mmsegmentation's mIoU, aAcc and mAcc, which average with `nanmean`. The paper's released code evaluates with it.
@@ -87,7 +88,7 @@ class MeanIoU:
         is_named = isinstance(classes, Sequence)
         names = check_classes(classes, name="classes") if is_named else range(check_whole(classes, name="classes"))
         self.class_names = tuple(map(str, names))
-        self.ignore_label = check_whole(ignore_label, name="ignore_label", minimum=None)
+        self.ignore_label = check_ignore_label(ignore_label, len(self.class_names))
         self.confusion = torch.zeros(len(self.class_names), len(self.class_names), dtype=torch.int64)
         self.images = 0
 

@@ -13,7 +13,7 @@ from tadp.backbone.feature_model import refuse_name
 from tadp.datasets.sample import Sample
 from tadp.drawing.overlays import BACKGROUND
 from tadp.features import Features
-from tadp.files.checks import check_classes
+from tadp.files.checks import check_classes, check_ignore_label
 from tadp.heads import LinearHead, SegmentationHead, SMPSegmentationHead
 from tadp.images.reading import ImageLike, to_pil
 from tadp.images.windows import mean_tiles
@@ -68,7 +68,7 @@ class TADPForSemanticSegmentation(TaskModel):
         lora_rank: Rank of the LoRA if `tune` is "lora".
         loss: The loss: "cross_entropy", as in the paper, or "focal", which gives hard pixels more weight, as in the
             paper's code for Pascal VOC.
-        ignore_label: Value of pixels without a label in masks, 255 by default.
+        ignore_label: Value of pixels without a label in masks, 255 by default. It must not be the number of a class.
         window_px: Side in pixels of the windows into which `predict` divides an image. Use the size of the training
             crops.
         stride_px: Number of pixels from one window to the next. None is two thirds of a window, as in the paper (341 of
@@ -133,7 +133,7 @@ class TADPForSemanticSegmentation(TaskModel):
         )
         self.class_names = tuple(class_names)
         self.head_kind, self.head_options = head, head_options
-        self.loss_kind, self.ignore_label = loss, ignore_label
+        self.loss_kind, self.ignore_label = loss, check_ignore_label(ignore_label, len(class_names))
         self.window_px, self.stride_px = window_px, stride_px
         self.short_side_px = check_side(short_side_px)
 

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from tadp.files.checks import check_ignore_label
+
 _NEAREST_M = 1e-6  # a saturated sigmoid predicts 0 m, and the logarithm of 0 would end the run
 
 
@@ -160,10 +162,7 @@ def _check_masks(logits: Tensor, masks: Tensor, ignore_label: int) -> tuple[Tens
             f"logits must be (B, K, H, W) and masks (B, H, W) of the same size; got {tuple(logits.shape)} and "
             f"{tuple(masks.shape)}. Resize the logits, or resize the masks with nearest-neighbour interpolation."
         )
-    if 0 <= ignore_label < count:
-        raise ValueError(
-            f"ignore_label must not be a class; got {ignore_label} for {count} classes. Use a negative label, e.g. -1."
-        )
+    check_ignore_label(ignore_label, count)
     masks = masks.long()
     labelled = masks != ignore_label
     outside = labelled & ((masks < 0) | (masks >= count))

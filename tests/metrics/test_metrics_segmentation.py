@@ -235,8 +235,8 @@ def test_classes_that_cannot_be_are_refused(arguments, error, message):
 
 
 def test_only_like_merges_with_like(no_type_checker):
-    with pytest.raises(ValueError, match="the same ignore_label; got 255 and 0"):
-        MeanIoU(3).merge(MeanIoU(3, ignore_label=0))
+    with pytest.raises(ValueError, match="the same ignore_label; got 255 and -1"):
+        MeanIoU(3).merge(MeanIoU(3, ignore_label=-1))
     with pytest.raises(ValueError, match="the same class_names"):
         MeanIoU(3).merge(MeanIoU(2))
     with pytest.raises(TypeError, match="a MeanIoU only merges with another; got str"):
@@ -251,3 +251,10 @@ def test_a_name_that_metrics_lack_is_refused_with_those_there_are():
         _ = tadp.metrics.IoU
     for name in tadp.metrics.__all__:
         assert getattr(tadp.metrics, name) is not None
+
+
+@pytest.mark.parametrize(("classes", "label"), [(2, 1), (["ground", "dog"], 0), (300, 255)])
+def test_a_class_is_not_ignored(classes, label):
+    with pytest.raises(ValueError, match=rf"ignore_label must not be a class; got {label} for \d+ classes\. Use a neg"):
+        MeanIoU(classes, ignore_label=label)
+    assert MeanIoU(classes, ignore_label=-1).ignore_label == -1
