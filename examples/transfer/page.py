@@ -13,7 +13,7 @@ from tadp.files.atomic import replace_file
 from transfer.claims import CLAIMS, REPEATED, TINY, VERDICTS
 from transfer.domains import DOMAINS
 from transfer.plan import KINDS, Step
-from transfer.steps import NOT_CLEANED, SOURCE
+from transfer.steps import NOT_CLEANED, SOURCE, pictures
 from transfer.verdicts import comparison, verdicts
 
 OPENINGS = Path(__file__).parents[1] / "openings.toml"
@@ -136,14 +136,6 @@ def _columns(table: ModifierTable, *, is_source: bool) -> ModifierTable:
 def picture_of(page: Path, name: str) -> Path:
     """The path of the picture for a modifier."""
     return page.with_name(f"{page.name}{'' if name == 'null' else f'-{name}'}.png")
-
-
-def pictures(steps: Sequence[Step], folder: Path) -> list[tuple[str, Path]]:
-    """Sheets of predictions for the same images, without and with a learned token: modifier and path."""
-    domain = steps[0].domains[0]
-    shown = [step for step in steps if step.kind in ("null", "textual_inversion") and step.seed == 0]
-    sheets = [(step.kind, folder / step.name / "predictions.png") for step in shown if domain in step.domains]
-    return [(kind, path) for kind, path in sheets if path.exists()]
 
 
 def command(study: argparse.Namespace, training_options: Sequence[str]) -> str:

@@ -102,3 +102,11 @@ def _score(
     result = compare(model, metric, data, accelerator=accelerator, most=options.evaluate_images, **test).compute()
     figures = (result.map, result.map50) if task == "detection" else (result.miou,)
     return dict(zip(METRICS[task], figures, strict=True))
+
+
+def pictures(steps: Sequence[Step], folder: Path) -> list[tuple[str, Path]]:
+    """Sheets of predictions for the same images, without and with a learned token: modifier and path."""
+    domain = steps[0].domains[0]
+    shown = [step for step in steps if step.kind in ("null", "textual_inversion") and step.seed == 0]
+    sheets = [(step.kind, folder / step.name / "predictions.png") for step in shown if domain in step.domains]
+    return [(kind, path) for kind, path in sheets if path.exists()]

@@ -190,9 +190,9 @@ def own_data(
     if run is not None and run.origin.get("data") != str(Path(data).resolve()):
         stored = {name: value for name, value in stored.items() if name not in ("images", "ids", "class_names")}
     try:
-        samples = datasets.open(data, task=task.value, **names | stored | options)
+        samples = datasets.open(data, task=task.value, **{**names, **stored, **options})
     except OptionError:  # an option of the run that the reader of this folder lacks
-        samples = datasets.open(data, task=task.value, **names | options)
+        samples = datasets.open(data, task=task.value, **{**names, **options})
     if split is not None and split != "all" and split not in samples.splits:
         known = ", ".join([*samples.splits, "all"])
         raise typer.BadParameter(f"{data} has no split {split!r}; it has {known}.", param_hint="--split")

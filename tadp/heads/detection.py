@@ -269,7 +269,7 @@ def _check_anchors(anchor_sizes: Sequence[float], aspect_ratios: Sequence[float]
     check_ordered(anchor_sizes=anchor_sizes, aspect_ratios=aspect_ratios)
     for name, numbers in (("anchor_sizes", anchor_sizes), ("aspect_ratios", aspect_ratios)):
         for number in numbers:
-            check_numbers(**{name: number})
+            check_numbers(allow_nonfinite=False, **{name: number})
     if len(anchor_sizes) != levels or not aspect_ratios or min(*anchor_sizes, *aspect_ratios) <= 0:
         raise ValueError(
             f"anchor_sizes must have one side in pixels, over 0, for each of the {levels} levels; got "

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from tadp.captioner import Captioner
 from tadp.captions import CaptionTable, Provenance
 from tadp.datasets import IGNORE_LABEL, RenderedScenes, Sample
 from tadp.datasets.readers.data_options import to_json
-from tadp.datasets.readers.named import DATASETS, open_dataset
+from tadp.datasets.readers.named import DATASETS, TaskName, open_dataset
 from tadp.datasets.scenes import Style
 from tadp.datasets.transforms.augmented import SampleSource
 from tadp.errors import Argument, TrainingError
@@ -280,7 +280,9 @@ def open_folder(data: Any, task: str, options: TrainOptions) -> Any:
     if not isinstance(data, str | Path):
         options.refuse("a data set that is open")
         return data
-    return datasets.open(data, task=task, on_error="skip" if options.skip_broken else "raise", **options.chosen)
+    return datasets.open(
+        data, task=cast(TaskName, task), on_error="skip" if options.skip_broken else "raise", **options.chosen
+    )
 
 
 def digest(image_ids: Sequence[str]) -> str:
