@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby, pairwise
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tadp.language.matching import Synonyms, ends_clause, find_names, readable, split_words
+from tadp.language.matching import Synonyms, readable
+from tadp.language.name_spans import Word, occurrences
 
 _SHOWN = 8  # how many names the repr of pooled maps lists
 
@@ -43,18 +43,6 @@ class FeatureInfo:
 
     def __len__(self) -> int:
         return len(self.channels)
-
-
-class Word(NamedTuple):
-    """A word of a caption and its tokens, from position `start` up to but not including `stop`.
-
-    A word that stands apart was encoded separately, as class names are. It forms no phrase with its neighbours.
-    """
-
-    text: str
-    start: int
-    stop: int
-    stands_apart: bool = False
 
 
 class Names(str):
@@ -300,7 +288,7 @@ class AttentionMaps:
         weights = torch.zeros(maps.shape[0], len(names), maps.shape[1])
         counts = torch.zeros(maps.shape[0], len(names), 1)
         for image, (tokens, words) in enumerate(zip(self.tokens, self._words(), strict=True)):
-            for index, start, stop in _occurrences(words, tokens, names, synonyms):
+            for index, start, stop in occurrences(words, tokens, names, synonyms):
                 weights[image, index, start:stop] += 1 / (stop - start)
                 counts[image, index] += 1
         weights = (weights / counts.clamp(min=1)).to(maps.device, maps.dtype)
@@ -401,39 +389,3 @@ def resized(
     scales = size[0] / rows, size[1] / columns
     fine = F.interpolate(F.pad(precise, (0, 1, 0, 1), mode="replicate"), scale_factor=scales, **options)
     return fine[..., : size[0], : size[1]].to(maps.dtype)
-
-
-def _occurrences(
-    words: Sequence[Word], tokens: Sequence[str], names: Sequence[str], synonyms: Synonyms | None
-) -> list[tuple[int, int, int]]:
-    """Find names among a text's words: (index of the name, first token, one past the last token)."""
-    spans: list[tuple[int, int, int]] = []
-    for phrase in _phrases(words):
-        # A `Word` may be a class of several words, as in `prompts.class_embeddings`.
-        pieces = [(piece, word) for word in phrase for piece in split_words(word.text)]
-        breaks = {
-            number
-            for number, ((_, left), (_, right)) in enumerate(pairwise(pieces), 1)
-            if any(ends_clause(token) or _is_special(token) for token in tokens[left.stop : right.start])
-        }
-        matches = find_names([piece for piece, _ in pieces], names, synonyms=synonyms, breaks=breaks)
-        if phrase[0].stands_apart:  # the class's own name goes before a plural or synonym of it
-            matches = [match for match in matches if _same(names[match[0]], phrase[0].text)] or matches
-        spans += [(index, pieces[start][1].start, pieces[stop - 1][1].stop) for index, start, stop in matches]
-    return spans
-
-
-def _is_special(token: str) -> bool:
-    """Whether a token is not part of a text: start, end or padding, which separate texts that were joined."""
-    return token.startswith("<|") and token.endswith("|>")
-
-
-def _phrases(words: Sequence[Word]) -> Iterator[list[Word]]:
-    """Runs of words that belong together: a word that stands apart is a run, and so are all words in between."""
-    for _, run in groupby(enumerate(words), lambda numbered: numbered[0] if numbered[1].stands_apart else -1):
-        yield [word for _, word in run]
-
-
-def _same(name: str, other: str) -> bool:
-    left, right = ([piece.casefold() for piece in split_words(text)] for text in (name, other))
-    return left == right
