@@ -30,9 +30,10 @@ def page_of(results: dict[str, Any]) -> str:
 
 
 HOW_CHOSEN = """We tried these settings on ten night scenes of another seed (100), with other held-out images and
-captions. *Texts* are the descriptions of the ten images during learning: the template without a caption, the template
-with a caption (*captions*, as above), or the neutral sentences of the paper on textual inversion ("a painting in the
-style of …"), most of whose words `tadp-tiny` does not know. The distances compare samples with held-out images. For
+captions. *Texts* are the descriptions of the ten images during learning: "a … style painting of
+CAPTION" (*captions*), the same without the caption (*template without caption*), or neutral sentences such as "a
+painting in the style of …" (*textual inversion's texts*). These are from the paper on textual inversion, and
+`tadp-tiny` does not know most of their words. The distances compare samples with held-out images. For
 each method, we chose the setting with the smallest distance in colour."""
 
 
@@ -48,7 +49,7 @@ def choice_table(rows: Sequence[dict[str, Any]]) -> str:
         for row in rows
     ]
     chance = f"{rows[0]['colour of halves']:.1f} in colour and {rows[0]['texture of halves']:.2f} in texture"
-    return "\n".join([*lines, "", f"Two sets of real images have a distance of {chance}."])
+    return "\n".join([*lines, "", f"Two sets of held-out images have a distance of {chance}."])
 
 
 TINY_KNEW = """\
@@ -78,8 +79,8 @@ scenes](../concepts.md#glossary) in one of three styles: watercolors, comics or 
 learned token (textual inversion), DreamBooth with the whole U-Net, and DreamBooth with a LoRA. Two measures show the
 effect, and lower is better for both:
 
-- **Loss**: the mean squared error with which the model removes noise from images of the style. There are {count} images
-  per seed, which were not used for learning, at {results["draws"]} timesteps each.
+- **Loss**: the mean squared error with which the model removes noise from images of the style. It is
+  measured on {count} images per seed, which were not used for learning, at {results["draws"]} timesteps each.
 - **Distance**: how much {samples} images that the model draws (*samples*) differ from {samples} held-out images of the
   style, in colour and in texture.
 {found}
@@ -99,8 +100,8 @@ The columns are texts that the U-Net gets with an image. CAPTION is a caption of
 - *learned*: the same text, after learning from the style in the row.
 - *own words*: the words for the style from the model's training, such as "a watercolor painting of CAPTION". Nothing
   was learned.
-- *halves* (only for distances): the distance between two sets of {samples} real images of the style, which shows how
-  large a distance arises by chance.
+- *halves* (only for distances): the distance between two sets of {samples} held-out images of the style, which shows
+  how large a distance arises by chance.
 
 There are four tables for each method:
 
@@ -114,16 +115,17 @@ There are four tables for each method:
 
 
 HOW_MEASURED = """In the ten images that a method learns from, CAPTION comes from `tadp-tiny`'s captioner, and rules
-(`RuleCleaner`) removed words for the style. All columns have the same noise. Samples are drawn with DDIM, {steps} steps
+(`RuleCleaner`) removed words for the style. All columns use the same noise. Samples are drawn with DDIM, {steps} steps
 and guidance scale 4. The held-out images were encoded and decoded by the VAE, because the VAE also blurs the samples.
 
 - **Distance in colour**: the Wasserstein distance between two Gaussians, one fitted to all pixels of the samples and
   one to those of the held-out images, in the colour space CIE Lab.
 - **Distance in texture**: the root mean square difference of the power of spatial frequencies in lightness, in
-  decibels. The frequencies are in bands of one octave and four directions, and each image has a variance of one.
+  decibels. The frequencies are in bands of one octave and four directions, and each image is first scaled
+  to a variance of one.
 
-The intervals of losses include the choice of held-out images, but not the differences between what the seeds
-learned."""
+The intervals of losses cover chance in the choice of held-out images, but not the differences between what was learned
+with each seed."""
 
 
 def _verdicts(results: dict[str, Any], method: str) -> str:
