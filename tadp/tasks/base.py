@@ -192,8 +192,8 @@ class TaskModel(nn.Module, Pushable):
         """Set the text of a model whose prompt mode is "stored".
 
         Args:
-            text: One encoded text for all images, (1, L, D); with `own_class`, it has one embedding per class. It is
-                saved with the model.
+            text: One encoded text for all images, (1, L, D); if the model was built with `own_class=True`, it
+                has one embedding per class. It is saved with the model.
 
         Raises:
             ModelError: If the model's prompt mode is not "stored".
@@ -214,9 +214,9 @@ class TaskModel(nn.Module, Pushable):
         Args:
             images: Images (B, 3, H, W) in [0, 1], or anything that `tadp.images.to_tensor` reads. None if latents are
                 passed.
-            text: One caption per image, one caption for all images, or a `Conditioning`; with `own_class`, names of
-                classes in place of captions. None is the text of the prompt mode; in mode "captions", the backbone then
-                finds the text as in `backbone(images)`. Captions over the text encoder's limit are cut, with a warning,
+            text: One caption per image, one caption for all images, or a `Conditioning`; if the model was built
+                with `own_class=True`, names of classes in place of captions. None is the text of the prompt mode; in
+                mode "captions", the backbone then finds the text as in `backbone(images)`. Captions over the text encoder's limit are cut, with a warning,
                 so that one long caption does not stop a training run.
             latents: Results of `backbone.encode_image`, for example from a cache, that are used instead of images.
             image_size: (height, width) in pixels of the images of the latents. None is the size that the latents cover.

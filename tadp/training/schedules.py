@@ -35,7 +35,7 @@ class Schedule:
         batch: Number of images per step, summed over all processes and accumulated batches.
         lr: Highest learning rate of the head.
         unet_scale: Learning rate of the U-Net, as a fraction of that of the head.
-        weight_decay: AdamW's weight decay for the parameters that have one by `groups`.
+        weight_decay: AdamW's weight decay of those parameters to which the rule in `groups` gives one.
         groups: Rule for weight decay. "matrices": matrices and kernels, but no norms and biases; the whole
             U-Net trains at `unet_scale`. "released": all but the norms of the U-Net's attention blocks, and these train
             at the head's learning rate, as the paper's segmentation and detection code does in effect.

@@ -61,8 +61,8 @@ def split(
             same text in the id (its first group, if it has one). A function returns the group of an id. None, the
             default, lets every image be drawn on its own. A data set's own split, `lists` and `folders` are not
             affected.
-        lists: The images of each part by its name: the path of a text file with one image per line, or a sequence. An
-            image is named by its id or by its path or the end of it, with or without suffix.
+        lists: For each part by its name, its images: the path of a text file with one image per line, or a sequence. An
+            image is named by its id, or by its path or the end of its path, with or without suffix.
         folders: For each part by its name, the folder that holds its images, as a path below the folder of images.
 
     Returns:
