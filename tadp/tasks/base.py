@@ -216,8 +216,8 @@ class TaskModel(nn.Module, Pushable):
                 passed.
             text: One caption per image, one caption for all images, or a `Conditioning`; if the model was built
                 with `own_class=True`, names of classes in place of captions. None is the text of the prompt mode; in
-                mode "captions", the backbone then finds the text as in `backbone(images)`. Captions over the text encoder's limit are cut, with a warning,
-                so that one long caption does not stop a training run.
+                mode "captions", the backbone then finds the text as in `backbone(images)`. Captions over the text
+                encoder's limit are cut, with a warning, so that one long caption does not stop a training run.
             latents: Results of `backbone.encode_image`, for example from a cache, that are used instead of images.
             image_size: (height, width) in pixels of the images of the latents. None is the size that the latents cover.
         """

@@ -170,7 +170,8 @@ class TADPForDepthEstimation(TaskModel):
             images: Images (B, 3, H, W) in [0, 1], or anything that `tadp.images.to_tensor` reads. None if latents are
                 passed.
             text: One caption per image, one caption for all images, or a `Conditioning`; if the model was built
-                with `own_class=True`, one class name per image, or one for all images. None is the text of the prompt mode; see `TaskModel.features`.
+                with `own_class=True`, one class name per image, or one for all images. None is the text of
+                the prompt mode; see `TaskModel.features`.
             depth_m: The true depth in metres, (B, H, W); 0, NaN or infinity where it is unknown. None computes no loss.
             latents: Results of `backbone.encode_image`, for example from a cache, that are used instead of images.
             image_size: (height, width) in pixels of the images of the latents. None is the size that the latents cover.
