@@ -33,6 +33,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+_CONTROL = {
+    number: ascii(chr(number))[1:-1]
+    for number in (*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF)
+    if chr(number) not in "\n\t"
+}
+
+
+def escaped(text: str) -> str:
+    r"""A text in which control characters are written as in Python, because they could change a terminal.
+
+    Ends of lines and tabs stay. File names may have any of the others.
+
+    Example:
+        >>> escaped("\x1b[31mred\u202e.png")
+        '\\x1b[31mred\\u202e.png'
+    """
+    return text.translate(_CONTROL)
+
 
 class _NoValue:
     """Stands for "no value". It is a class so that it is still the same object after pickling."""
@@ -80,8 +98,8 @@ class TADPError(Exception):
         return next((part.name for part in self.args if isinstance(part, Argument)), None)
 
     def spelled(self, spell: Callable[[Argument], str]) -> str:
-        """The message, with each argument spelled by a function."""
-        return "".join(spell(part) if isinstance(part, Argument) else str(part) for part in self.args)
+        """The message, with each argument spelled by a function, and without control characters."""
+        return escaped("".join(spell(part) if isinstance(part, Argument) else str(part) for part in self.args))
 
 
 class OptionError(TADPError, ValueError):

@@ -363,7 +363,7 @@ def _check_positive(name: str, numbers: Any, rule: str) -> None:
         if isinstance(number, bool) or not isinstance(number, Integral | torch.SymInt):
             raise TypeError(f"{name} must be {rule}; got {number!r} ({type(number).__name__}).")
         if number < 1:
-            raise ValueError(f"{name} must be {rule}, each 1 or more; got {tuple(numbers)}.")
+            raise ValueError(f"{name} must be {rule}, each 1 or more; got {name} {tuple(numbers)}.")
 
 
 def cells_of(image_size: tuple[int, int], strides: Sequence[int]) -> dict[int, tuple[float, float]]:

@@ -30,3 +30,10 @@ def test_a_plain_message_names_no_argument():
 )
 def test_a_value_is_told_as_it_is_written(argument, spelled):
     assert str(argument) == spelled
+
+
+def test_control_characters_of_a_file_name_do_not_reach_the_terminal():
+    name = "a\x1b]0;title\x07\r\x9b31m\u202egnp.\u2066\ufeff\x00 b\tc\nd é 猫"
+    shown = r"a\x1b]0;title\x07\r\x9b31m\u202egnp.\u2066\ufeff\x00 b" + "\tc\nd é 猫"
+    assert str(OutputError(f"{name} cannot be written")) == f"{shown} cannot be written"
+    assert str(OptionError(Argument("model", ...), f" {name}")) == f"model=… {shown}"

@@ -19,7 +19,7 @@ from tadp.cli.app import (
     Revision,
     command,
 )
-from tadp.cli.terminal import TINY, Dtype, fail, load_captioner, progress, report_left_out, warn_about_tiny
+from tadp.cli.terminal import TINY, Dtype, echo, fail, load_captioner, progress, report_left_out, warn_about_tiny
 from tadp.errors import CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _fill_table(
     counter = text_encoder or describe.token_counter
     todo = table.missing(images)
     if len(todo) < len(images):
-        typer.echo(f"{len(images) - len(todo)} done before")
+        echo(f"{len(images) - len(todo)} done before")
     failed = 0
     with progress() as bar:
         task = bar.add_task("caption", total=len(todo))
@@ -216,7 +216,7 @@ def _fill_table(
                 if caption.problem == "broken":
                     fail(f"{images[key]}: the captioner computed NaN or infinity; --dtype float32 may help.")
                     continue
-                typer.echo(f"{images[key]}: {caption.text or '(the captioner wrote no caption)'}")
+                echo(f"{images[key]}: {caption.text or '(the captioner wrote no caption)'}")
                 if caption.problem == "looping":
                     _warn(f"{images[key]}: the caption repeats itself, also on a second try.")
                 if caption.fits is False:
@@ -374,7 +374,7 @@ def _load_text_encoder(model: str | None) -> "TextEncoder | None":
 
 def _warn(message: str) -> None:
     """Print a line that is not an error."""
-    typer.secho(message, fg="yellow", err=True)
+    echo(message, fg="yellow", err=True)
 
 
 def _source(image: Path, home: Path) -> str:

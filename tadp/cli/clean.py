@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tadp.cli.app import Device, Overwrite, command
 from tadp.cli.caption import check_caption_file, told_where
-from tadp.cli.terminal import print_warning, wrong_usage
+from tadp.cli.terminal import echo, print_warning, wrong_usage
 from tadp.errors import CaptionError
 
 if TYPE_CHECKING:
@@ -93,14 +93,14 @@ def clean(
             kept=partial.table,
         )
         for number, why in list(report.failures.items())[:20]:
-            typer.secho(f"not cleaned: {shown(report.before[number])}: {why}", fg="yellow", err=True)
+            echo(f"not cleaned: {shown(report.before[number])}: {why}", fg="yellow", err=True)
         if report.untried:
-            typer.echo(report.summary())
+            echo(report.summary())
             raise typer.Exit(1)
         partial.run.check()
         _write_cleaned(records, report, repr(cleaner), output)
         partial.remove()
-    typer.echo(f"{report.summary()}\nwrote {output}")
+    echo(f"{report.summary()}\nwrote {output}")
     if report.failures or left_out:
         raise typer.Exit(1)
 
@@ -160,4 +160,4 @@ def _write_cleaned(records: list["CaptionRecord"], report: "CleaningReport", cle
     writers.get(output.suffix.lower(), formats.write_jsonl)(output, results)
     if output.suffix.lower() == ".json" and any(record.provenance for record in records):
         note = f"{output} does not say where the captions came from; write a .jsonl or .parquet to keep that."
-        typer.secho(note, fg="yellow", err=True)
+        echo(note, fg="yellow", err=True)

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from tadp.cli.app import Revision, command
-from tadp.cli.terminal import silence, status
+from tadp.cli.terminal import cell, echo, silence, status
 
 if TYPE_CHECKING:
     from tadp.convert import Report
@@ -119,17 +118,17 @@ def convert(
             revision=revision,
         )
     _print_report(report)
-    typer.echo(f"wrote {output}. To use it: tadp predict {report.task} IMAGE --model {output}")
+    echo(f"wrote {output}. To use it: tadp predict {report.task} IMAGE --model {output}")
 
 
 def _print_report(report: "Report") -> None:
-    table = Table("part", "tensors", "result", title=Text(f"{report.kind} ({report.task})"))
+    table = Table("part", "tensors", "result", title=cell(f"{report.kind} ({report.task})"))
     table.columns[1].justify = "right"
     for part in report.parts:
-        table.add_row(Text(part.name), str(part.tensors), Text(part.fate))
+        table.add_row(cell(part.name), str(part.tensors), cell(part.fate))
     console = Console()
     console.print(table)
     for name, value in report.options.items():
-        typer.echo(f"{name} = {value}")
+        echo(f"{name} = {value}")
     for note in report.notes:
-        typer.echo(f"note: {note}")
+        echo(f"note: {note}")

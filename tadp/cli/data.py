@@ -8,7 +8,7 @@ import typer
 from tadp.cli.app import command
 from tadp.cli.field_options import field_values, with_fields
 from tadp.cli.predict import Task
-from tadp.cli.terminal import wrong_usage
+from tadp.cli.terminal import echo, wrong_usage
 from tadp.datasets.readers.data_options import DataOptions
 
 
@@ -49,6 +49,6 @@ def data(
     chosen |= {} if task is None else {"task": task.value}
     with wrong_usage():
         inspection = inspect(folder, output=output, quick=quick, show_progress=True, **chosen)
-    typer.echo(str(inspection))
+    echo(str(inspection))
     if output is not None:
-        typer.echo(f"\nwrote inspection.json and sheet.png to {output}")
+        echo(f"\nwrote inspection.json and sheet.png to {output}")

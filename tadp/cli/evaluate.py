@@ -29,7 +29,7 @@ from tadp.cli.task_options import (
     prepare_captions,
     task_of,
 )
-from tadp.cli.terminal import Dtype, progress, wrong_usage
+from tadp.cli.terminal import Dtype, echo, progress, wrong_usage
 from tadp.datasets.readers.data_options import ReaderOptions
 from tadp.errors import Argument, OptionError, TADPError
 
@@ -156,10 +156,10 @@ def evaluate(
     with progress() as bar:
         shown = bar.track((samples[k] for k in range(total)), total=total, description="evaluating")
         result = measure(predictor, shown, metric=metric, captions="captioner" if uses_captioner else "data", **options)
-    typer.echo(str(result))
+    echo(str(result))
     if output is not None:
         _save_figures(result, output)
-        typer.echo(f"wrote {output}")
+        echo(f"wrote {output}")
 
 
 def _check_data(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tadp.cli.app import Revision, Variant, command
-from tadp.cli.terminal import Dtype, load_backbone, status, wrong_usage
+from tadp.cli.terminal import Dtype, echo, load_backbone, status, wrong_usage
 
 
 @command(
@@ -56,4 +56,4 @@ def export(
     maps = ", ".join(
         f"{channels} at stride {stride}" for channels, stride in zip(facts.channels, facts.strides, strict=True)
     )
-    typer.echo(f"wrote {output}; maps of {maps} channels")
+    echo(f"wrote {output}; maps of {maps} channels")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from tadp.cli.app import (
     BatchSize,
@@ -32,7 +31,9 @@ from tadp.cli.terminal import (
     TINY,
     Dtype,
     caption_source,
+    cell,
     check_levels,
+    echo,
     fail,
     is_cut,
     load_backbone,
@@ -216,7 +217,7 @@ def _print_tally(tally: _Tally, output: Path) -> None:
             for status, label in labels.items()
             if tally.counts[status] or status == "done"
         ]
-        typer.echo(f"{', '.join(parts)}; in {output}")
+        echo(f"{', '.join(parts)}; in {output}")
 
 
 def _print_outcomes(outcomes: "list[Outcome]", done: int) -> None:
@@ -235,12 +236,12 @@ def _print_outcomes(outcomes: "list[Outcome]", done: int) -> None:
         ]
         shapes = "\n".join(maps)
         table.add_row(
-            Text(str(outcome.image)),
+            cell(str(outcome.image)),
             f"{height}x{width}",
-            Text(record["caption"] or "(empty prompt)"),
+            cell(record["caption"] or "(empty prompt)"),
             "same" if shapes == previous else shapes,
         )
         previous = shapes
     Console(highlight=False).print(table)
     if done > len(outcomes):
-        typer.echo(f"… and {done - len(outcomes)} more")
+        echo(f"… and {done - len(outcomes)} more")

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from tadp.cli.app import Revision, Variant, command
-from tadp.cli.terminal import TINY, own_captioner, silence
+from tadp.cli.terminal import TINY, cell, own_captioner, silence
 from tadp.errors import MissingFileError, UnknownModelError
 
 if TYPE_CHECKING:
@@ -55,16 +54,16 @@ def model_tables(model: str, *, revision: str | None = None, variant: str | None
     facts.add_row("Scaling factor", f"{backbone.vae.scaling_factor:g}{applied}")
     facts.add_row("Text length", f"{backbone.text_length} tokens")
     if backbone.pool_attention:
-        facts.add_row("Attention by name", Text(", ".join(backbone.pool_attention), overflow="fold"))
+        facts.add_row("Attention by name", cell(", ".join(backbone.pool_attention), overflow="fold"))
     facts.add_row("Timestep", str(backbone.passes))
     facts.add_row("Captioner", "its own" if own_captioner(model) else "none of its own")
-    facts.add_row("Folder", Text(str(folder), overflow="fold"))
+    facts.add_row("Folder", cell(str(folder), overflow="fold"))
     return [_level_table(model, backbone), _part_table(folder, variant, backbone), facts]
 
 
 def _level_table(model: str, backbone: "TADPBackbone") -> Table:
     table = Table(
-        "Level", "Stride", "Channels", "Attention", "Tapped at", box=None, title=Text(model), title_justify="left",
+        "Level", "Stride", "Channels", "Attention", "Tapped at", box=None, title=cell(model), title_justify="left",
         pad_edge=False,
     )  # fmt: skip
     taps = backbone.layout.taps

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from tadp.cli.task_options import Task
+from tadp.cli.terminal import echo
 from tadp.errors import Argument, ModelError
 from tadp.files.schema import HINT, check_types, shown
 
@@ -203,7 +204,7 @@ def own_data(
         and len(samples) == run.origin.get("images")
         and set(held_out) <= set(samples.image_ids)
     ):
-        typer.echo(f"measuring the {len(held_out)} images that the training held out", err=True)
+        echo(f"measuring the {len(held_out)} images that the training held out", err=True)
         samples = samples.subset(held_out)
     elif split != "all":
         name = split or next((name for name in ("test", "val") if name in samples.splits), None)

@@ -13,7 +13,7 @@ import typer
 
 from tadp.cli.app import Device, Images, Model, Revision, Variant, app, help_text
 from tadp.cli.field_options import field_option, field_texts
-from tadp.cli.terminal import TINY, Commands, Dtype, find_device, silence, wrong_usage
+from tadp.cli.terminal import TINY, Commands, Dtype, echo, find_device, silence, wrong_usage
 from tadp.personalize.run_options import DREAMBOOTH_DEFAULTS, TOKEN_DEFAULTS, RunOptions
 
 if TYPE_CHECKING:
@@ -229,12 +229,12 @@ def _print_warnings() -> Iterator[None]:
     silence()
     with warnings.catch_warnings(), wrong_usage():
         warnings.filterwarnings("always", message=r"no scheduler/|\d+ of \d+ images")
-        warnings.showwarning = lambda message, *_: typer.secho(str(message), fg="yellow", err=True)
+        warnings.showwarning = lambda message, *_: echo(str(message), fg="yellow", err=True)
         yield
 
 
 def _print_result(output: Path, modifier: "CaptionModifier") -> None:
-    typer.echo(f"wrote {output}. With this modifier, 'a dog' becomes {modifier('a dog')[0]!r}.")
+    echo(f"wrote {output}. With this modifier, 'a dog' becomes {modifier('a dog')[0]!r}.")
     samples = output / "samples"
     if samples.is_dir():
-        typer.echo(f"samples: {samples}")
+        echo(f"samples: {samples}")

@@ -26,7 +26,7 @@ from tadp.cli.task_options import (
     prepare_captions,
     task_of,
 )
-from tadp.cli.terminal import Dtype, fail, progress, report_left_out, warn_about_tiny
+from tadp.cli.terminal import Dtype, echo, fail, progress, report_left_out, warn_about_tiny
 from tadp.errors import Argument, CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def predict(
         if not overwrite:
             left = _left_to_do(todo, settings=settings)
             if len(left) < len(todo):
-                typer.echo(f"{len(todo) - len(left)} already done")
+                echo(f"{len(todo) - len(left)} already done")
             todo = left
         with progress() as bar:
             for image, target in bar.track(list(todo.items()), description="predicting"):
@@ -113,7 +113,7 @@ def predict(
                     continue
                 finally:
                     run.check()
-                typer.echo(f"{image}: {_summary(result)} → {', '.join(str(path) for path in written)}")
+                echo(f"{image}: {_summary(result)} → {', '.join(str(path) for path in written)}")
     if predictor.captioner is not None and caption is None:
         warn_about_tiny(str(predictor.captioner_name), others="--captioner")
     if failed:

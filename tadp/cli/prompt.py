@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from tadp.cli.app import Device, Model, Revision, Variant, command
-from tadp.cli.terminal import TINY, Dtype, load_backbone, load_captioner, own_captioner, wrong_usage
+from tadp.cli.terminal import TINY, Dtype, cell, echo, load_backbone, load_captioner, own_captioner, wrong_usage
 from tadp.errors import CaptionError, ModifierError
 from tadp.files.checks import read_lines
 
@@ -127,7 +126,7 @@ def prompt(
     else:
         _print_embeddings(text)
     if note:
-        typer.echo(note)
+        echo(note)
 
 
 def _names(text: str | None, option: str) -> list[str]:
@@ -202,9 +201,9 @@ def _print_prompts(prompts: list[str], encoder: "AnyText") -> None:
     table.add_column("Tokens", no_wrap=True)
     for text, count in zip(prompts, encoder.count_tokens(prompts), strict=True):
         over = "" if count <= encoder.max_length else ", too many"
-        table.add_row(Text(text or "(empty prompt)"), f"{count} of {encoder.max_length}{over}")
+        table.add_row(cell(text or "(empty prompt)"), f"{count} of {encoder.max_length}{over}")
     Console(highlight=False).print(table)
-    typer.echo("(start and end are one token each)")
+    echo("(start and end are one token each)")
 
 
 def _realised(agreement: "Agreement", precision: float, recall: float) -> str:
@@ -219,12 +218,12 @@ def _realised(agreement: "Agreement", precision: float, recall: float) -> str:
 
 def _print_embeddings(text: "Conditioning") -> None:
     _, length, width = text.embeddings.shape
-    typer.echo(f"{length} embeddings of width {width} (no start or end token), each with one attention channel:")
+    echo(f"{length} embeddings of width {width} (no start or end token), each with one attention channel:")
     tokens, words = text.tokens[0] if text.tokens else (), text.words[0] if text.words else ()
     if all(word.stop == word.start + 1 for word in words):
-        typer.echo(", ".join(tokens))
+        echo(", ".join(tokens))
         return
     table = Table("Name", "Embeddings", "Tokens", box=None, pad_edge=False)
     for word in words:
-        table.add_row(Text(word.text), str(word.stop - word.start), Text(", ".join(tokens[word.start : word.stop])))
+        table.add_row(cell(word.text), str(word.stop - word.start), cell(", ".join(tokens[word.start : word.stop])))
     Console(highlight=False).print(table)

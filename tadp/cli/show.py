@@ -11,6 +11,7 @@ from tadp.cli.terminal import (
     Dtype,
     caption_source,
     check_levels,
+    echo,
     is_cut,
     load_backbone,
     load_captioner,
@@ -106,8 +107,8 @@ def show(
     warn_about_tiny(source, others="--model and --captioner")
     sheet = word_sheet(picture, pixel_words(features, backbone.feature_info, levels=levels), words, all_words=all_words)
     _save_picture(sheet, target)
-    typer.echo(words)
-    typer.echo(f"wrote {target} ({sheet.width}x{sheet.height})")
+    echo(words)
+    echo(f"wrote {target} ({sheet.width}x{sheet.height})")
 
 
 def _levels_shown(level: list[int] | None, backbone: "TADPBackbone", model: str) -> list[int]:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, OverflowMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from typer.core import TyperGroup
 
-from tadp.errors import Argument, OptionError, TADPError
+from tadp.errors import Argument, OptionError, TADPError, escaped
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,8 @@ class Commands(TyperGroup):
                 warnings.showwarning = _print_each_once()
                 return super().invoke(ctx)
         except typer.BadParameter as error:
-            error.message = error.message.removeprefix("Value error, ")  # pydantic's, in newer releases of typer
+            message = error.message.removeprefix("Value error, ")  # pydantic's, in newer releases of typer
+            error.message = escaped(message)
             raise
         except TADPError as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
@@ -82,7 +83,7 @@ class Commands(TyperGroup):
             fail(f"{name} cannot be read or written: {error.strerror or error}.")
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            typer.secho("interrupted; finished work is kept.", fg="yellow", err=True)
+            echo("interrupted; finished work is kept.", fg="yellow", err=True)
             raise typer.Exit(130) from error
 
 
@@ -112,13 +113,29 @@ def as_option(argument: Argument, command: Any) -> str:
     return " ".join([flag, *("…" if value is ... else str(value) for value in values)])
 
 
+def echo(text: str, *, err: bool = False, fg: str | None = None, dim: bool | None = None) -> None:
+    """Print a text, in which file names and captions cannot change the terminal."""
+    text = escaped(text)
+    typer.echo(typer.style(text, fg=fg, dim=dim) if fg or dim else text, err=err)
+
+
+def cell(text: str, *, overflow: OverflowMethod | None = None) -> Text:
+    """A text in a table or status line, in which nothing is markup, and control characters cannot change the terminal.
+
+    Args:
+        text: The text.
+        overflow: What rich does with a text that is too long for its column, such as "fold".
+    """
+    return Text(escaped(text), overflow=overflow)
+
+
 def fail(error: TADPError | str) -> None:
     """Print an error in one line."""
     if isinstance(error, TADPError):
         context = _context.get()
         command = context and context.command.get_command(context, context.invoked_subcommand or "")
         error = error.spelled(partial(as_option, command=command))
-    typer.secho(f"error: {' '.join(error.split())}", fg="red", err=True)
+    echo(f"error: {' '.join(error.split())}", fg="red", err=True)
 
 
 def report_left_out(left_out: Sequence[Path]) -> None:
@@ -126,12 +143,12 @@ def report_left_out(left_out: Sequence[Path]) -> None:
     from tadp.images.listing import summary
 
     if left_out:
-        typer.secho(f"left out: {summary(left_out)}", fg="yellow", err=True)
+        echo(f"left out: {summary(left_out)}", fg="yellow", err=True)
 
 
 def print_warning(message: Warning | str) -> None:
     """Print a warning in one line."""
-    typer.secho(f"warning: {' '.join(str(message).split())}", fg="yellow", err=True)
+    echo(f"warning: {' '.join(str(message).split())}", fg="yellow", err=True)
 
 
 @contextmanager
@@ -165,13 +182,13 @@ def warn_about_tiny(captioner: str, *, others: str) -> None:
     """
     if captioner == TINY:
         note = f"{TINY} knows only rendered scenes. For photographs, choose another {others}."
-        typer.secho(note, dim=True, err=True)
+        echo(note, dim=True, err=True)
 
 
 def warn_about_cut(whose: str) -> None:
     """Warn that the end of a caption was cut."""
     note = f"{whose}: the caption is too long for the text encoder; its end was cut."
-    typer.secho(note, fg="yellow", err=True)
+    echo(note, fg="yellow", err=True)
 
 
 def is_cut(backbone: "TADPBackbone", caption: str) -> bool:
@@ -264,7 +281,7 @@ def find_device(name: str | None) -> "torch.device":
 def status(text: str) -> AbstractContextManager[Any]:
     """A spinner with a text, shown only on a terminal."""
     console = Console(stderr=True)
-    return console.status(Text(text)) if console.is_terminal else nullcontext()
+    return console.status(cell(text)) if console.is_terminal else nullcontext()
 
 
 def progress() -> Progress:

@@ -9,7 +9,7 @@ import typer
 from tadp.cli.app import command
 from tadp.cli.field_options import field_values, with_fields
 from tadp.cli.task_options import TaskArgument
-from tadp.cli.terminal import silence, wrong_usage
+from tadp.cli.terminal import echo, silence, wrong_usage
 from tadp.trainer.train_options import TrainOptions
 
 Data = Annotated[str, typer.Option("--data", help="The folder of a data set, or the name of one.", show_default=False)]
@@ -45,10 +45,10 @@ def train(task: TaskArgument, data: Data, output: Output, dry_run: DryRun = Fals
     chosen = field_values(options)
     with wrong_usage():
         if dry_run:
-            typer.echo(str(estimate(task.value, data, output, **chosen)))
+            echo(str(estimate(task.value, data, output, **chosen)))
             return
         run = run_training(task.value, data, output, **chosen)
     if os.environ.get("RANK", "0") != "0":  # another process of torch.distributed.run prints the same
         return
-    typer.echo(str(run))
-    typer.echo(f"the model is in {output}; {run.report} has the details")
+    echo(str(run))
+    echo(f"the model is in {output}; {run.report} has the details")

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from tadp.errors import escaped
+
 LINE_EVERY_S = 60.0  # without a terminal: in a log, a notebook or a pipe
 
 T = TypeVar("T")
@@ -55,7 +57,7 @@ class Progress:
     def say(self, line: str) -> None:
         """Write a line, above the bar if there is one."""
         if self._bar is not None:
-            self._bar.write(line, file=sys.stderr)
+            self._bar.write(escaped(line), file=sys.stderr)
         elif self._is_shown:
             say(line)
 
@@ -71,7 +73,7 @@ class Progress:
 
 def say(line: str) -> None:
     """Write a line to the error stream."""
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{escaped(line)}\n")
     sys.stderr.flush()
 
 

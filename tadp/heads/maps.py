@@ -18,15 +18,15 @@ def check_info(info: FeatureInfo) -> None:
 
     Raises:
         TypeError: If `info` is not a `FeatureInfo`.
-        ValueError: If `info` has no levels, a level has no channels, or the strides do not double from level to level.
+        ValueError: If `info` has no levels, or the strides do not double from level to level.
     """
     if not isinstance(info, FeatureInfo):
         raise TypeError(f"a head needs a FeatureInfo; got {type(info).__name__}. Pass backbone.feature_info.")
-    if not info.channels or min(info.channels) < 1:
+    if not info.channels:
         raise ValueError(f"a head needs at least one level, each with channels; got channels {info.channels}.")
     strides = info.reduction
     powers = {strides[0] << exponent for exponent in range(32)}
-    if strides[0] < 1 or list(strides) != sorted(set(strides)) or not set(strides) <= powers:
+    if list(strides) != sorted(set(strides)) or not set(strides) <= powers:
         raise ValueError(
             "levels must be finest first, and each stride must be the previous stride times a power of two; got "
             f"strides {strides}."

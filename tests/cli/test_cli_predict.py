@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from running import tadp_run
 from typer.testing import CliRunner
 
 import tadp
@@ -400,3 +401,12 @@ def test_a_model_with_other_options_does_not_keep_the_predictions(path, value, d
     assert refused.exit_code == 1
     assert difference in refused.output
     assert run("predict", *options, "--overwrite").exit_code == 0
+
+
+def test_control_characters_of_file_names_do_not_reach_the_terminal(tmp_path):
+    for name in ("good\x1b[31m.png", "bad\x1b[31m.png"):
+        (tmp_path / name).write_bytes(b"")
+    Image.new("RGB", (64, 64)).save(tmp_path / "good\x1b[31m.png")
+    done = tadp_run("extract", tmp_path, "--caption", "a dog", "-o", tmp_path / "out", code=1)
+    assert "\x1b" not in done.output
+    assert done.output.count(r"\x1b[31m.png") == 2

@@ -147,8 +147,17 @@ def test_bad_arguments_are_refused(arguments, message, no_type_checker):
 
 
 def test_too_small_a_size_is_refused():
-    with pytest.raises(ValueError, match="32 px or more; got 16"):
+    with pytest.raises(ValueError, match=r"at 32 to 4096 px; got 16\. Render it"):
         Scenes(1, size=16)[0]
+
+
+@pytest.mark.parametrize("size", [4097, 10**6, 10**30])
+def test_a_size_that_may_not_fit_into_memory_is_refused(size):
+    message = rf"a scene must be rendered at 32 to 4096 px; got {size}\. Render it smaller, and resize"
+    with pytest.raises(ValueError, match=message):
+        Scenes(1, size=size)
+    with pytest.raises(ValueError, match=message):
+        SCENES[0].layout.render(size)
 
 
 def test_a_slice_is_a_list_of_scenes():

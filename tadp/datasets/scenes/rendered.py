@@ -33,13 +33,13 @@ class RenderedScenes:
         count: Number of scenes.
         seed: Seed of the scenes, 0 by default. Data sets with different seeds share no scenes.
         style: Style of all scenes: "plain" (the default), "watercolor", "comic" or "night". None mixes the styles.
-        size: Height and width of the images in pixels, at least 32; 128 by default.
+        size: Height and width of the images in pixels, 32 to 4096; 128 by default.
         max_objects: Largest number of objects in a scene, 1 to 4; 4 by default.
         captions: A `CaptionTable` or another mapping from image id to caption. None uses each scene's own caption,
             `Scene.caption()`, which names the place and every visible object with its colour.
 
     Raises:
-        ValueError: If `count`, `style` or `max_objects` is out of range.
+        ValueError: If `count`, `size`, `style` or `max_objects` is out of range.
         UnknownIdError: If `captions` lacks the caption of an image.
 
     Example:

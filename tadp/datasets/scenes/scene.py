@@ -19,6 +19,7 @@ STYLES: tuple[Style, ...] = get_args(Style)
 MAX_DEPTH_M = 20.0  # the sky, and the ground near the horizon
 VISIBLE_SHARE = 0.004  # an object is visible if it covers this share of the image's pixels or more
 _SUPERSAMPLE = 2
+_LARGEST_PX = 4096  # larger sizes may not fit into memory
 _REMEMBERED = 100_000
 _rendered: OrderedDict[int, None] = OrderedDict()  # hashes of the images that this process rendered last
 _LABELS = {name: number for number, name in enumerate(CLASSES, start=1)}
@@ -39,10 +40,9 @@ class SceneLayout:
         """Draw the scene.
 
         Args:
-            size: Height and width in pixels, at least 32.
+            size: Height and width in pixels, 32 to 4096.
         """
-        if size < 32:
-            raise ValueError(f"a scene must be rendered at 32 px or more; got {size}.")
+        _check_size(size)
         rng = np.random.default_rng(self.noise_seed)
         canvas = Image.fromarray(backdrop(self.background, self.horizon, size, rng)).resize(
             (size * _SUPERSAMPLE, size * _SUPERSAMPLE), Image.Resampling.NEAREST
@@ -106,13 +106,20 @@ class Scene:
         return text + (details(self.visible, self.shares, background) if long else "")
 
 
+def _check_size(size: int) -> None:
+    if not 32 <= check_whole(size, name="size", unit="pixel") <= _LARGEST_PX:
+        raise ValueError(
+            f"a scene must be rendered at 32 to {_LARGEST_PX} px; got {size}. Render it smaller, and resize."
+        )
+
+
 class Scenes:
     """A sequence of scenes that are rendered when they are accessed. Index it, or pass it to a DataLoader.
 
     Args:
         count: Number of scenes.
         seed: Seed of the scenes, 0 by default. Sequences with different seeds share no scenes.
-        size: Height and width of the images in pixels, at least 32; 128 by default.
+        size: Height and width of the images in pixels, 32 to 4096; 128 by default.
         style: Style of all scenes: "plain" (the default), "watercolor", "comic" or "night". None draws each scene's
             style at random: plain with probability 70 %, and each other style with 10 %.
         max_objects: Largest number of objects in a scene, 1 to 4; 4 by default.
@@ -122,7 +129,7 @@ class Scenes:
         self, count: int, *, seed: int = 0, size: int = 128, style: Style | None = "plain", max_objects: int = 4
     ):
         check_whole(count, name="count", minimum=0)
-        check_whole(size, name="size")
+        _check_size(size)
         check_whole(max_objects, name="max_objects")
         if count < 0 or not 1 <= max_objects <= 4:
             raise ValueError(f"count must be 0 or more and max_objects 1 to 4; got {count} and {max_objects}.")
