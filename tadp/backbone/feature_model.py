@@ -119,7 +119,7 @@ class FeatureModel(nn.Module):
 
         Args:
             **options: Options of `TADPBackbone` to change. `text_adapter` cannot be changed, because it has weights of
-                its own, and `blocks` only to blocks with the same levels.
+                its own. `blocks` can only be changed to a value that selects the same blocks.
 
         Raises:
             TypeError: If an option is unknown or of the wrong type.

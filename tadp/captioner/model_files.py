@@ -73,7 +73,7 @@ def load_captioner(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Modu
 
     Args:
         folder: The model's folder.
-        name: The folder or hub id that the user passed, for messages.
+        name: The folder or hub id that the user passed, for error messages.
         dtype: The dtype of the loaded weights.
 
     Raises:

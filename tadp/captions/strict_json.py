@@ -17,7 +17,7 @@ def loads(content: bytes, where: str, *, is_line: bool = False, find: Callable[[
 
     Args:
         content: The content of a file or of one line.
-        where: Name of the file or line, for messages.
+        where: Name of the file or line, for error messages.
         is_line: Whether `content` is a single line. Messages then give the column of an error but no line number.
         find: Function that returns the position of the flaw in a text that is JSON but not strict JSON. Without it,
             the message about such a flaw has no position.

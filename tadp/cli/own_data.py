@@ -108,8 +108,8 @@ def _check_options(
         entries: Entries of the record.
         name: The entry with the options.
         reader: The function, or the class whose constructor it is.
-        path: The record, for messages.
-        below: The entry of the record that holds `entries`, for messages.
+        path: The record, for error messages.
+        below: The entry of the record that holds `entries`, for error messages.
 
     Raises:
         ModelError: If an option is unknown or its value has another type.

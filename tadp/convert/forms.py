@@ -19,7 +19,7 @@ class Form:
     """A kind of checkpoint, and the prefixes of its tensors' names by which its parts are found.
 
     Attributes:
-        kind: Description of the kind of file, for messages.
+        kind: Description of the kind of file, for error messages.
         task: Task of the model.
         root: Prefix of the class embeddings, the text adapter, the VAE and the copy of the whole base model.
         unet: Prefix of the U-Net.
@@ -61,7 +61,7 @@ def state_of(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any
 
     Args:
         content: The content of the file, as `read_pickle` returns it.
-        path: Path of the file, for messages.
+        path: Path of the file, for error messages.
 
     Raises:
         ModelError: If the content has no named tensors.

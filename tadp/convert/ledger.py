@@ -62,7 +62,7 @@ class Ledger:
 
     Args:
         state: Tensors of the file.
-        path: Path of the file, for messages.
+        path: Path of the file, for error messages.
     """
 
     def __init__(self, state: Mapping[str, Tensor], path: Path):

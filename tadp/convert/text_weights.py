@@ -53,7 +53,7 @@ def read_text(
         state: The tensors of the file, by name.
         widths: Number of channels of each map that the head takes, finest first; None if they are those of the U-Net.
         channels: Number of channels of each map of the base model's U-Net, finest first.
-        path: Path of the file, for messages.
+        path: Path of the file, for error messages.
 
     Raises:
         ModelError: If the number of additional channels fits neither class embeddings nor captions.

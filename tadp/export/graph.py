@@ -74,7 +74,7 @@ class Shape:
     Attributes:
         image_size: (height, width) of the images in pixels; None for any size.
         batch_size: Number of images per call; None for any number.
-        multiple: Number of pixels to whose multiple height and width are padded.
+        multiple: Height and width are padded to a multiple of this number of pixels.
     """
 
     image_size: tuple[int, int] | None

@@ -84,7 +84,7 @@ def build(
         make: The function that builds it.
         config: The content of the config file.
         path: The config file; the weight files are in the same folder.
-        what: Name of what the config describes, for messages: "a UNet2DConditionModel".
+        what: Name of what the config describes, for error messages: "a UNet2DConditionModel".
         reader: The function whose annotated arguments are the config's entries; None checks no types.
 
     Raises:
@@ -122,7 +122,7 @@ def explained(path: Path, config: Mapping[str, Any], *, what: str, attempt: Atte
     Args:
         path: The config file.
         config: Its content.
-        what: Name of what the config describes, for messages.
+        what: Name of what the config describes, for error messages.
         attempt: A function that does what the code inside does, with another config. It is called with changed configs:
             in each, one entry is missing or has another value. If it succeeds, that entry is the one at fault. None
             makes no attempts.
@@ -163,7 +163,7 @@ def with_saved(
         make: The function that makes the backbone from all options.
         saved: The options in the file.
         given: The caller's options.
-        path: The file, for messages.
+        path: The file, for error messages.
         reader: The function whose annotated arguments are the options.
 
     Raises:

@@ -242,7 +242,7 @@ def read_lines(path: Path, *, of: str, error: type[TADPError]) -> list[str]:
 
     Args:
         path: The path of the file.
-        of: The kind of text on each line, for messages, such as "image".
+        of: The kind of text on each line, for error messages, such as "image".
         error: The class of the error to raise.
 
     Raises:

@@ -20,7 +20,7 @@ _MOST_VALUES = 4096  # per weight; training changes all values, so a sample is e
 
 
 def fingerprint(module: nn.Module) -> str:
-    """A short name for a module's weights, from a few thousand values of each, and for the configs of its parts.
+    """A short name for a module's weights and the configs of its parts, from a few thousand values of each weight.
 
     Retraining changes it, and so does another config with the same weights, such as another scaling of latents.
     """

@@ -48,7 +48,7 @@ def check_pretrained(folder: Path, name: str, *, kinds: Collection[str], purpose
 
     Args:
         folder: The folder that `find_pretrained` returned.
-        name: The folder or hub id that the user passed, for messages.
+        name: The folder or hub id that the user passed, for error messages.
         kinds: The accepted values of `model_type` in the model's config.json.
         purpose: The end of the error message about another model type, after the words "which this transformers cannot
             use to", such as "write text".

@@ -84,7 +84,7 @@ def check_patterns(content: Mapping[str, Any], path: Path) -> None:
 
     Args:
         content: The content of a tokenizer.json.
-        path: The file, for messages.
+        path: The file, for error messages.
 
     Raises:
         ModelError: If it has such an expression or such a text.

@@ -35,8 +35,8 @@ def check_types(config: Mapping[str, Any], reader: Callable[..., Any], path: Pat
     Args:
         config: Entries by name.
         reader: The function, or the class whose constructor it is.
-        path: The file, for messages.
-        below: The entry of the file that holds `config`, for messages.
+        path: The file, for error messages.
+        below: The entry of the file that holds `config`, for error messages.
 
     Raises:
         ModelError: If a value does not fit; the message gives the key, the type it needs, and the value.

@@ -122,8 +122,9 @@ def enlarge(
 
     A map has ceil(size / stride) cells, so its last cell may extend beyond the image's edge. The maps are enlarged by
     the whole factor and then cropped, so that every cell keeps its place. If they would be smaller than `size`, or
-    larger by a cell or more, they are stretched to `size` instead. With `align_corners`, bilinear enlarging keeps the
-    centres of the corner cells in the corners, as PyTorch's option of this name does.
+    larger by `factor` or more, which is one cell of the given maps, they are stretched to `size` instead. With
+    `align_corners`, bilinear enlarging keeps the centres of the corner cells in the corners, as PyTorch's option of
+    this name does.
     """
     if not _within_last_cell(maps, factor, size):
         return _stretch(maps, size, mode, align_corners=align_corners)

@@ -50,7 +50,7 @@ class Judgement:
     """How good the prediction of one image is.
 
     Attributes:
-        counts: How often the row's true label was predicted as the column's, (L, L), int64.
+        counts: Confusion matrix of the L labels, (L, L), int64. Rows are true labels, columns are predicted labels.
         score: A score, higher is better; NaN if the image has nothing to compare.
         text: The score in words.
     """

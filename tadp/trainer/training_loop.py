@@ -253,8 +253,8 @@ def take_step(
         loss: Function that takes the model and a part, and returns the mean loss of the part.
         weight: Function that counts what the loss of a batch averages over, such as images or pixels.
         accelerator: The accelerator.
-        step: Number of steps that were taken before, for messages.
-        checkpoints: The checkpoints of the run, for messages, or None.
+        step: Number of steps that were taken before, for error messages.
+        checkpoints: The checkpoints of the run, for error messages, or None.
 
     Returns:
         The loss of the whole batch, over all processes.

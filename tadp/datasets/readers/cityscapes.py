@@ -34,8 +34,8 @@ class CityscapesForm(FolderDataset):
         image_suffix: The end of the images' file names, such as "_leftImg8bit.png".
         mask_stem: The text that replaces `image_suffix` in the masks' file names, before labelTrainIds.png or
             labelIds.png, such as "_gtFine_".
-        name: The data set's name, for messages.
-        advice: A sentence that says how to get a missing file, for messages.
+        name: The data set's name, for error messages.
+        advice: A sentence that says how to get a missing file, for error messages.
         captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
         on_error: What happens if an image cannot be read: "raise" or "skip"; see `FolderDataset`.
     """

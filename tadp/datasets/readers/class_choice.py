@@ -23,7 +23,8 @@ class ClassChoice:
 
     Attributes:
         names: Names of the classes that labels index, without background.
-        index_of: The index of each name in the label files; None for a class that is left out.
+        index_of: For each name that occurs in the label files, the index of its class in `names`; None if the class is
+            left out.
     """
 
     names: tuple[str, ...]
@@ -46,8 +47,8 @@ def choose_classes(
             of other classes are left out, with a warning, and a first name "background" is only for masks and not
             counted. A mapping renames the classes that it contains; several may get one name, and those with the name
             None are left out.
-        name: The data set's name, for messages.
-        places: A place in the label files where each name occurs, for messages.
+        name: The data set's name, for error messages.
+        places: A place in the label files where each name occurs, for error messages.
 
     Raises:
         DatasetError: If two names only differ in case or blanks and a mapping does not rename one of them, or if the
@@ -96,8 +97,8 @@ def check_alike(renamed: Mapping[str, str], name: str, places: Mapping[str, str]
 
     Args:
         renamed: The name of each class, by its name in the files.
-        name: The data set's name, for messages.
-        places: A place in the files where each name occurs, for messages.
+        name: The data set's name, for error messages.
+        places: A place in the files where each name occurs, for error messages.
 
     Raises:
         DatasetError: If there are two such classes.

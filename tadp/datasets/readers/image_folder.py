@@ -46,8 +46,8 @@ class FolderDataset(ABC):
 
     Args:
         records: The image file and the label file of each sample. All files must exist.
-        name: The data set's name, for messages.
-        advice: A sentence that says how to get a missing file, for messages.
+        name: The data set's name, for error messages.
+        advice: A sentence that says how to get a missing file, for error messages.
         class_names: Names of the classes that the labels index; empty, the default, if the labels have no classes.
         captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
         on_error: What happens if an image's files are damaged, or were removed after this object was created. "raise"

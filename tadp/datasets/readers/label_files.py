@@ -53,7 +53,7 @@ def read_upright(source: Path | Image.Image, name: str | None = None) -> tuple[U
 
     Args:
         source: The path of the image, or the picture.
-        name: The name of the image for messages; None, the default, is its path.
+        name: The name of the image for error messages; None, the default, is its path.
 
     Returns:
         The pixels, and the EXIF orientation by which they were turned, 1 to 8; 1 means that they were not.
@@ -108,7 +108,7 @@ def with_mask(sample: Sample, path: Path, table: Int64[np.ndarray, " _values"], 
         sample: The sample without a mask.
         path: The mask file, a picture with one channel or a palette.
         table: The class of each pixel value, as `class_table` returns it.
-        name: The data set's name, for messages.
+        name: The data set's name, for error messages.
 
     Raises:
         ImageError: If the mask file is missing or damaged.

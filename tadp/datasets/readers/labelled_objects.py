@@ -29,7 +29,7 @@ class LabelledObject(NamedTuple):
         name: The name of its class in the file.
         box: Left, top, right and bottom, counted from 0, right and bottom exclusive; in pixels, or as fractions of the
             image's width and height. None takes the box around the outline.
-        where: The file and the place in it, for messages.
+        where: The file and the place in it, for error messages.
         outline: Its outline; None if the file has only its box.
         is_difficult: Whether the evaluation ignores it: a difficult object, or a crowd.
         flaw: Why the reader leaves the object out, in words; "" if the object is read.
@@ -74,8 +74,8 @@ class ObjectDataset(FolderDataset):
     Args:
         images: The images with their objects.
         found: The names of the classes in the order of the label files.
-        name: The data set's name, for messages.
-        advice: A sentence that says how to get a missing file, for messages.
+        name: The data set's name, for error messages.
+        advice: A sentence that says how to get a missing file, for error messages.
         class_names: The classes to read; see `CocoDataset`.
         captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
         on_error: What happens if an image cannot be read: "raise" or "skip"; see `FolderDataset`.

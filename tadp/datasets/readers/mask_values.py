@@ -25,7 +25,8 @@ class MaskValues:
         class_names: Names of the classes in the order of their indices.
         table: The class of each stored value, -1 for values that must not occur; used if there are no `colors`.
         colors: The class of each colour, by its red, green and blue; None if masks store values.
-        shown: The palettes of the files read so far: for each index, its colour and the file it was seen in.
+        shown: For each index, the colour that the palette of a file gave it, and the first such file. A file whose
+            palette differs is refused.
     """
 
     class_names: tuple[str, ...]

@@ -27,7 +27,7 @@ class Layout:
 
     Attributes:
         reader: The name of the reader.
-        looks: A description of the layout, for messages.
+        looks: A description of the layout, for error messages.
         tasks: The tasks that the labels can be for.
         arguments: Returns the reader's arguments for a folder of this layout; None for another folder.
         open: The reader.

@@ -42,7 +42,7 @@ def pair_folders(
     Args:
         images: The folder of images, or one for each split.
         labels: The folder of label files, or one for each split.
-        what: "mask" or "depth", for messages.
+        what: "mask" or "depth", for error messages.
         label_suffixes: The suffixes of label files.
         label_end: The text that the names of label files have after that of the image, such as "_mask".
         ids: The images to take, a sequence or the path of a list; None takes all.

@@ -56,11 +56,11 @@ def split(
         data: The data set to split.
         fraction: The share of the images to hold out as "val", between 0 and 1; 0.2 by default.
         seed: Seed of the random choice, 0 or more; 0 by default. The same seed gives the same parts.
-        group: The images that must stay in one part. "folder" keeps the images of a folder together, a number n those
-            whose ids begin with the same n characters, and a regular expression those for which it finds the
-            same text in the id (its first group, if it has one). A function returns the group of an id. None, the
-            default, lets every image be drawn on its own. A data set's own split, `lists` and `folders` are not
-            affected.
+        group: The images that must stay in one part. "folder" keeps the images of a folder together. A number n keeps
+            together images whose ids begin with the same n characters. A regular expression keeps together images in
+            whose ids it finds the same text (that of its first pair of brackets, if it has one). A function returns the
+            group of an id. None, the default, lets every image be drawn on its own. A data set's own split, `lists` and
+            `folders` are not affected.
         lists: For each part by its name, its images: the path of a text file with one image per line, or a sequence. An
             image is named by its id, or by its path or the end of its path, with or without suffix.
         folders: For each part by its name, the folder that holds its images, as a path below the folder of images.
@@ -182,11 +182,11 @@ def find_listed(entries: str | Path | Sequence[str], index: NameIndex, argument:
     Args:
         entries: The path of the list, or the sequence.
         index: The images that the list may name.
-        argument: Name of the argument, for messages about a sequence.
-        name: The data set's name, for messages.
+        argument: Name of the caller's argument that `entries` comes from, for error messages about a sequence.
+        name: The data set's name, for error messages.
 
     Raises:
-        DatasetError: If the list cannot be read, names an image that is not there, or fits several images.
+        DatasetError: If the list cannot be read, or one of its entries fits no image, or several.
     """
     where = argument
     found: dict[str, str | None] = {}

@@ -137,8 +137,8 @@ class VOCBoxes(FolderDataset):
         known: Names of all classes that occur in the annotations, in this package's spelling ("dining table" for VOC's
             "diningtable").
         class_names: Names of the classes that the labels index. Objects of other classes in `known` are left out.
-        name: The data set's name, for messages.
-        advice: A sentence that says how to get a missing file, for messages.
+        name: The data set's name, for error messages.
+        advice: A sentence that says how to get a missing file, for error messages.
         captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
         on_error: What happens if an image cannot be read: "raise" or "skip"; see `FolderDataset`.
 

@@ -401,7 +401,7 @@ def family_of_config(config: Mapping[str, Any], where: Path) -> Family:
 
 
 def known_families() -> str:
-    """The names of all families and their denoiser classes, for messages.
+    """The names of all families and their denoiser classes, for error messages.
 
     Example:
         >>> known_families().startswith("Stable Diffusion 1.x and 2.x (UNet2DConditionModel), Stable Diffusion XL")

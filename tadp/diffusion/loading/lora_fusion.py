@@ -90,7 +90,7 @@ def add_to_encoder(
         model: The CLIP text model to change.
         state: The low-rank factors of the LoRA, under the names that diffusers' loaders give them, without the prefix
             "text_encoder".
-        path: The file's path, for messages.
+        path: The file's path, for error messages.
         alphas: The alpha of each layer, under the name of its first factor plus ".alpha". A layer without an entry
             takes its alpha from `metadata`; if that is empty too, alpha is the layer's rank.
         metadata: peft's settings; empty if the file has none.
