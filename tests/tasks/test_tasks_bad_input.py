@@ -67,7 +67,7 @@ def test_figures_of_numpy_and_torch_are_kept(number, tmp_path):
         (
             {"licence": "mit"},
             ValueError,
-            r"a model card has the entries data, license, notes and metrics; got 'licence'",
+            r"a model card has the entries base_model, revision, data, license, notes and metrics; got 'licence'",
         ),
         ({"metrics": {"mIoU": "0.5"}}, TypeError, r"metrics must be numbers by name; 'mIoU' is of type str"),
         ({"metrics": 0.5}, TypeError, r"metrics must be numbers by name, such as .*; got float"),
