@@ -103,7 +103,7 @@ def markdown(task: str, table: ModifierTable, summary: dict[str, Any]) -> str:
     parts = [
         f"# {task.capitalize()} in other domains" + ("" if summary["tune"] == "nothing" else ", U-Net tuned"),
         *[texts[f"cross-domain-{task}"].strip()] * (summary["data"] == "scenes"),
-        *[texts["found"][summary["command"]].strip()] * (summary["command"] in texts["found"]),
+        *[text.strip() for command, text in texts["found"].items() if command == summary["command"]],
         describe(table, summary),
         texts["modifiers"].strip().format(**texts["modifier-words"][task]),
         texts["cross-domain-columns"].strip(),
