@@ -258,6 +258,26 @@ def test_what_is_not_coco_json_is_refused(cvat):
         CocoDataset(cvat / "images")
 
 
+@pytest.mark.parametrize("foreign", [[{"id": 1, "annotations": [{"id": 2}]}], {"annotations": []}])
+def test_another_tools_json_next_to_coco_json_is_left_out_with_a_warning(tmp_path, foreign):
+    trees.write_image(tmp_path / "train/a.jpg")
+    write(tmp_path / "train/_annotations.coco.json", [row(1)], names=["a.jpg"])
+    (tmp_path / "train/project-3.json").write_text(json.dumps(foreign))
+    with pytest.warns(UserWarning, match=r"project-3\.json is not COCO json, .*so it is not used"):
+        data = datasets.open(tmp_path)
+    assert data.image_ids == ["a"]
+
+
+def test_coco_json_without_a_part_is_refused_next_to_another(tmp_path):
+    for part in ("train", "val"):
+        trees.write_image(tmp_path / part / "a.jpg")
+        path = write(tmp_path / part / "_annotations.coco.json", [row(1)], names=["a.jpg"])
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({name: content[name] for name in ("annotations", "categories")}))
+    with pytest.raises(DatasetError, match=r"val/_annotations\.coco\.json must have a list of images"):
+        datasets.open(tmp_path)
+
+
 def test_categories_that_differ_only_in_case_are_refused(cvat):
     write(
         cvat / "annotations/instances_default.json", [row(1), row(2, image_id=2)], categories=((1, "dog"), (2, "Dog "))

@@ -247,3 +247,41 @@ def test_a_colour_of_the_label_map_is_from_0_to_255(cvat):
     write(cvat / "labelmap.txt", "background:0,0,0::\ndog:0,0,256::\n")
     with pytest.raises(DatasetError, match=r"labelmap\.txt, line 2: a line must be a name and a colour"):
         VOCFolder(cvat)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("images/{}", "annots/{}"),
+        ("photos/{}", "Annotations/{}"),
+        ("photos/{}", "xml/{}"),
+        ("images/seq/{}", "annots/{}"),
+        ("images/{}", "annots/seq/{}"),
+    ],
+)
+def test_xml_files_in_a_folder_of_another_name_belong_to_the_images_of_their_names(tmp_path, images, labels):
+    for name in ("a", "b"):
+        trees.write_image(tmp_path / f"{images.format(name)}.jpg")
+        write(tmp_path / f"{labels.format(name)}.xml", annotation([(f"class {name}", (1, 1, 9, 9))]))
+    data = datasets.open(tmp_path)
+    assert isinstance(data, VOCFolder)
+    assert [data.classes_in(image_id) for image_id in data.image_ids] == [{"class a"}, {"class b"}]
+
+
+def test_of_xml_files_of_one_name_the_one_in_a_folder_of_the_same_name_belongs_to_an_image(tmp_path):
+    for part in ("train", "val"):
+        trees.write_image(tmp_path / part / "images/a.jpg")
+        write(tmp_path / part / "annots/a.xml", annotation([(part, (1, 1, 9, 9))]))
+    data = datasets.open(tmp_path)
+    assert {image_id: data.classes_in(image_id) for image_id in data.image_ids} == {
+        "train/images/a": {"train"},
+        "val/images/a": {"val"},
+    }
+
+
+def test_xml_files_that_could_belong_to_several_images_are_not_guessed(tmp_path):
+    for part in ("first", "second"):
+        trees.write_image(tmp_path / "images" / part / "a.jpg")
+    write(tmp_path / "annots/a.xml", annotation([("dog", (1, 1, 9, 9))]))
+    with pytest.raises(MissingDataError, match=r"fit no image, such as .*a\.xml\. Give each label file the name"):
+        VOCFolder(tmp_path)

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
@@ -93,12 +93,12 @@ class CocoDataset(ObjectDataset):
         entries: list[LabelledImage] = []
         found: list[str] = []
         splits: dict[str, list[str]] = {}
-        for path in paths:
+        contents = _contents(paths)
+        for path, content in contents.items():
             with kept("unreadable file"):
-                content = _read(path)
                 part = _split_of(path, folder)
                 place, index = _image_index(path, folder, part, None if images is None else Path(images))
-                prefix = f"{part or path.stem}/" if len(paths) > 1 else ""
+                prefix = f"{part or path.stem}/" if len(contents) > 1 else ""
                 own = _images(path, content, place, index, prefix)
                 found += _names(content)
                 entries += own
@@ -149,13 +149,38 @@ def is_coco(path: Path) -> bool:
     return bool(keys & {"images", "annotations"}) and "shapes" not in keys
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Read and check the parts of a COCO json that are needed."""
-    content = read_json_export(path)
+def _contents(paths: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+    """The contents of COCO json files, without other json files next to them, as of Label Studio, with a warning."""
+    stored: dict[Path, Any] = {}
+    for path in paths:
+        with kept("unreadable file"):
+            stored[path] = read_json_export(path)
+    foreign = [
+        path
+        for path, content in stored.items()
+        if not isinstance(content, dict) or len(_NEEDED.keys() - content.keys()) > 1
+    ]
+    if len(foreign) == len(stored):
+        foreign = []  # each has an error of its own
+    for path in foreign:
+        warnings.warn(
+            f"{path} is not COCO json, which has lists of {', '.join(_NEEDED)}, so it is not used.", stacklevel=4
+        )
+    contents = {}
+    for path in [path for path in stored if path not in foreign]:
+        with kept("unreadable file"):
+            contents[path] = _checked(stored[path], path)
+    return contents
+
+
+def _checked(content: Any, path: Path) -> dict[str, Any]:
+    """Check the parts of a COCO json that are needed, and leave out wrong entries if problems are collected."""
     for part, keys in _NEEDED.items():
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list):
-            raise DatasetError(f"{path} must have a list of {part}, as COCO json has; it has none. Export it again.")
+            raise DatasetError(
+                f"{path} must have a list of {part}, as COCO json has; it has none. Export it as COCO json."
+            )
         content[part] = []
         for number, row in enumerate(rows):
             missing = [key for key in keys if not isinstance(row, dict) or row.get(key) in (None, "")]

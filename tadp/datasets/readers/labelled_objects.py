@@ -183,6 +183,12 @@ def with_labels(
     check_choice(unpaired, get_args(Unpaired), name="unpaired")
     missing = [key for key in keys if key not in labels]
     orphans = [path for key, path in labels.items() if key not in images]
+    if orphans and len(orphans) == len(labels) and unpaired != "empty":
+        raise MissingDataError(
+            f"{name}: {counted(len(keys), 'image', 'have no')} {kind}, the first of them {images[keys[0]]}. The names "
+            f"of the {counted(len(orphans), kind)} fit no image, such as {orphans[0]}. Give "
+            "each label file the name of its image."
+        )
     if orphans and not keep("label without image", [str(path) for path in orphans]):
         warnings.warn(
             f"{name}: {counted(len(orphans), 'label file', 'have no image')} (not used), the first: {orphans[0]}.",

@@ -126,6 +126,35 @@ def keyed(paths: Sequence[Path], root: Path) -> dict[str, Path]:
     return files
 
 
+def keyed_by_image(labels: Mapping[str, Path], images: Iterable[str]) -> dict[str, Path]:
+    """Label files by the images of the same name, wherever both are, if that is clear; others keep their own key.
+
+    A label file whose key is not that of an image belongs to the image without labels that has its file name. Of
+    several, it is the one in folders of the same names, as for train/annots/1.xml and train/images/1.jpg.
+
+    Args:
+        labels: Label files by their path below their folder, without suffix.
+        images: The keys of the images, in the same form.
+    """
+    free = [key for key in images if key not in labels]
+    by_name: dict[str, list[str]] = {}
+    for key in free:
+        by_name.setdefault(key.rpartition("/")[2], []).append(key)
+    orphans = labels.keys() - set(images)
+    fitting: dict[str, list[str]] = {}
+    for label in labels:
+        if label not in orphans:
+            continue
+        folders = set(label.split("/")[:-1])
+        ranked = sorted(
+            (-len(folders & set(key.split("/")[:-1])), key) for key in by_name.get(label.rpartition("/")[2], [])
+        )
+        if ranked and (len(ranked) == 1 or ranked[0][0] < ranked[1][0]):
+            fitting.setdefault(ranked[0][1], []).append(label)
+    found = {names[0]: key for key, names in fitting.items() if len(names) == 1}
+    return {found.get(label, label): path for label, path in labels.items()}
+
+
 def _roots(folders: Folder) -> dict[str, Path]:
     roots = {name: Path(root) for name, root in (folders if isinstance(folders, Mapping) else {"": folders}).items()}
     for root in roots.values():

@@ -14,7 +14,7 @@ from tadp.datasets.readers.label_problems import kept
 from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset, with_labels
 from tadp.datasets.readers.mask_values import MaskValues
 from tadp.datasets.readers.outlines import Box
-from tadp.datasets.readers.paired_folders import files_below, keyed, pictures, splits_of
+from tadp.datasets.readers.paired_folders import files_below, keyed, keyed_by_image, pictures, splits_of
 from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
 from tadp.datasets.sample import IGNORE_LABEL, Sample
 from tadp.errors import DatasetError, MissingDataError
@@ -30,8 +30,9 @@ class VOCFolder(ObjectDataset):
 
     The layout is JPEGImages (or images) with the images, Annotations with an XML file of the same name for each image,
     SegmentationClass with masks, and ImageSets/Main or ImageSets/Segmentation with a list of names for each split.
-    Everything but images and labels may be missing, and XML files may also be next to the images. Splits are those of
-    the lists train.txt, val.txt and test.txt, or of folders with these names.
+    Everything but images and labels may be missing, and XML files may also be next to the images or, without a folder
+    Annotations, in any other folder. Splits are those of the lists train.txt, val.txt and test.txt, or of folders with
+    these names.
 
     The names of classes are those in the XML files, in alphabetical order. A file labelmap.txt (CVAT) or
     class_names.txt (labelme) gives another order, and the colours or values of classes in masks.
@@ -183,7 +184,7 @@ def _files(root: Path, name: str) -> tuple[dict[str, Path], dict[str, Path], dic
         raise MissingDataError(f"{name}: no images were found in {image_root}.")
     if not annotations and not masks:
         raise MissingDataError(f"{name}: neither XML files in {xml_root} nor masks in SegmentationClass were found.")
-    return images, annotations, masks
+    return images, keyed_by_image(annotations, images), keyed_by_image(masks, images)
 
 
 def _reads_masks(
