@@ -29,7 +29,7 @@ from tadp.cli.task_options import (
     prepare_captions,
     task_of,
 )
-from tadp.cli.terminal import Dtype, echo, progress, wrong_usage
+from tadp.cli.terminal import Dtype, echo, wrong_usage
 from tadp.datasets.readers.data_options import ReaderOptions
 from tadp.errors import Argument, OptionError, TADPError
 
@@ -120,6 +120,7 @@ def evaluate(
     own; with --captioner, the captioner's captions are used instead.
     """
     from tadp.files.atomic import check_target
+    from tadp.files.progress import tracked
     from tadp.tasks import evaluate as measure
 
     task = task_of(model, revision=revision) if task is None else task
@@ -153,9 +154,8 @@ def evaluate(
     if uses_captioner:
         prepare_captions(predictor, caption=False, captioner=captioner, device=device)
     total = len(samples) if count is None else min(count, len(samples))
-    with progress() as bar:
-        shown = bar.track((samples[k] for k in range(total)), total=total, description="evaluating")
-        result = measure(predictor, shown, metric=metric, captions="captioner" if uses_captioner else "data", **options)
+    shown = tracked((samples[k] for k in range(total)), total, what="evaluating", unit="image")
+    result = measure(predictor, shown, metric=metric, captions="captioner" if uses_captioner else "data", **options)
     echo(str(result))
     if output is not None:
         _save_figures(result, output)

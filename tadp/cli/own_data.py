@@ -1,6 +1,6 @@
 """The data of a user's own on which `tadp evaluate` measures a model, and what the model's run recorded about them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from pathlib import Path
@@ -97,6 +97,7 @@ class _Origin:
     reader: dict[str, Any]
     images: int
     held_out: list[str]
+    trained: list[str]
 
 
 def _check_options(
@@ -188,12 +189,20 @@ def own_data(
 
     names = {} if task is Task.depth else {"class_names": model.class_names}
     stored = {} if run is None else run.origin["reader"]
-    if run is not None and run.origin.get("data") != str(Path(data).resolve()):
+    is_same = run is not None and run.origin.get("data") == str(Path(data).resolve())
+    if not is_same:
         stored = {name: value for name, value in stored.items() if name not in ("images", "ids", "class_names")}
-    try:
-        samples = datasets.open(data, task=task.value, **{**names, **stored, **options})
-    except OptionError:  # an option of the run that the reader of this folder lacks
-        samples = datasets.open(data, task=task.value, **{**names, **options})
+    stored = {name: value for name, value in stored.items() if name not in options}
+    samples = None
+    while samples is None:
+        try:
+            samples = datasets.open(data, task=task.value, **{**names, **stored, **options})
+        except OptionError as error:  # an option of the run that the reader of this folder lacks
+            if error.option not in stored:
+                raise
+            stored = {name: value for name, value in stored.items() if name != error.option}
+    if stored:
+        echo(f"reading {data} with these options of the run: {', '.join(stored)}", err=True)
     if split is not None and split != "all" and split not in samples.splits:
         known = ", ".join([*samples.splits, "all"])
         raise typer.BadParameter(f"{data} has no split {split!r}; it has {known}.", param_hint="--split")
@@ -206,10 +215,25 @@ def own_data(
     ):
         echo(f"measuring the {len(held_out)} images that the training held out", err=True)
         samples = samples.subset(held_out)
-    elif split != "all":
-        name = split or next((name for name in ("test", "val") if name in samples.splits), None)
-        samples = samples if name is None else samples.subset(samples.splits[name])
+    else:
+        name = split or next((part for part in ("test", "val") if part in samples.splits), "all")
+        samples = samples if name == "all" else samples.subset(samples.splits[name])
+        echo(_measured(samples.image_ids, name, run, is_same=is_same), err=True)
     if captions is not None:
         return samples.with_captions(CaptionTable.open(captions))
     table = None if run is None or run.captions is None else CaptionTable.open(run.captions)
     return samples if table is None or table.missing(samples.image_ids) else samples.with_captions(table)
+
+
+def _measured(image_ids: Sequence[str], part: str, run: RunOfModel | None, *, is_same: bool) -> str:
+    """What is measured, in words, and how many of the images the run trained on."""
+    text = f"measuring {len(image_ids)} images ({part})"
+    trained = None if run is None else run.origin.get("trained")
+    if run is None or trained is None:  # not from a run, or the data set has a name
+        return text
+    count = len(set(trained) & set(image_ids))
+    if is_same:
+        note = "; figures on those are too good" if count else ""
+        return f"{text}; {count} of them were used for training{note}"
+    names = f"; {count} of them have the name of an image that was used for training" if count else ""
+    return f"{text} of a folder that is not that of the training{names}"

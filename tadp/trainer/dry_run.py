@@ -22,7 +22,15 @@ from tadp.trainer.run_plan import TASKS, Plan, make_plan
 from tadp.trainer.train_options import TrainOptions
 from tadp.trainer.training_batches import parts_of_epoch
 from tadp.trainer.training_loop import prepared, take_step, total_steps
-from tadp.trainer.training_run import begin, build_model, captions_file, describe, loop_settings, prepared_data
+from tadp.trainer.training_run import (
+    begin,
+    build_model,
+    captions_file,
+    describe,
+    drawn_by,
+    loop_settings,
+    prepared_data,
+)
 
 _STEPS = 3
 _CAPTIONED = 2  # images on which the captioner is timed
@@ -39,6 +47,7 @@ class Estimate:
         step_s: Seconds per step, the median of three steps.
         steps: Number of steps of the run.
         caption_s: Seconds to caption all images; 0 if all have captions or need none.
+        encode_s: Seconds to encode the images that the run takes; 0 if they are encoded in every step.
         evaluate_s: Seconds of all evaluations.
         choices: The choices of the run, in lines.
     """
@@ -49,19 +58,21 @@ class Estimate:
     step_s: float
     steps: int
     caption_s: float
+    encode_s: float
     evaluate_s: float
     choices: tuple[str, ...]
 
     @property
     def total_s(self) -> float:
         """Seconds of the whole run."""
-        return self.steps * self.step_s + self.caption_s + self.evaluate_s
+        return self.steps * self.step_s + self.caption_s + self.encode_s + self.evaluate_s
 
     def __str__(self) -> str:
         rows = {
             "parameters": f"{self.parameters:,}, of which {self.trained:,} are trained",
             "memory": f"{self.memory_mb:,.0f} MB at most",
             "captions": duration(self.caption_s) if self.caption_s else "none to write",
+            "encoding": duration(self.encode_s) if self.encode_s else "in each step",
             "training": f"{duration(self.steps * self.step_s)}: {self.steps} steps of {self.step_s:.2f} seconds",
             "evaluation": duration(self.evaluate_s),
             "total": f"about {duration(self.total_s)} on this machine",
@@ -99,7 +110,7 @@ def estimate(task: str, data: Any, output: str | Path | None = None, **options: 
     model = build_model(plan, few, accelerator)
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     with tempfile.TemporaryDirectory() as folder:
-        step_s = _step_seconds(plan, model, few, Path(folder), accelerator, micro_batch=micro_batch)
+        step_s, image_s = _step_seconds(plan, model, few, Path(folder), accelerator, micro_batch=micro_batch)
     return Estimate(
         parameters=sum(weight.numel() for weight in model.parameters()),
         trained=trained,
@@ -107,6 +118,7 @@ def estimate(task: str, data: Any, output: str | Path | None = None, **options: 
         step_s=step_s,
         steps=steps,
         caption_s=caption_s,
+        encode_s=image_s * len(drawn_by(plan, parts)) if plan.recipe.cache_latents else 0.0,
         evaluate_s=_image_seconds(plan, model, few) * _evaluated(plan, parts, steps),
         choices=tuple(lines),
     )
@@ -139,10 +151,12 @@ def _caption_seconds(plan: Plan, parts: DataParts, folder: Path, accelerator: Ac
 
 def _step_seconds(
     plan: Plan, model: TaskModel, parts: DataParts, folder: Path, accelerator: Accelerator, *, micro_batch: int
-) -> float:
-    """The median duration of three steps."""
+) -> tuple[float, float]:
+    """The median duration of three steps, and the time to prepare an image before the first step."""
     settings = loop_settings(plan, folder, micro_batch=micro_batch, steps=_STEPS)
+    started = time.perf_counter()
     data = prepared_data(plan, model, parts, folder, accelerator)
+    image_s = (time.perf_counter() - started) / len(parts.train)
     wrapped, optimizer, _ = prepared(model, settings, accelerator, total=_STEPS)
     model.train()
     seconds = []
@@ -157,7 +171,7 @@ def _step_seconds(
             )  # fmt: skip
             break
         seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+    return statistics.median(seconds), image_s
 
 
 def _image_seconds(plan: Plan, model: TaskModel, parts: DataParts) -> float:

@@ -260,6 +260,7 @@ def open_parts(task: str, data: Any, options: TrainOptions) -> DataParts:
         "train": digest(train.image_ids),
         "contents": contents(parts.values()),
         "held_out": list(parts[measured].image_ids),
+        "trained": list(train.image_ids),
     }
     return DataParts(repr(opened).strip("<>"), train, parts[held_out[0]], parts[measured], measured, origin)
 

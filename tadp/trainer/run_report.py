@@ -234,6 +234,19 @@ def write_report(
     return folder / "report.md"
 
 
+def warning_of(
+    task: TrainedTask, figures: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]
+) -> list[str]:
+    """A sentence for each trivial prediction that is as good as the model, or better."""
+    name, sign = task.watched, 1 if task.higher_is_better else -1
+    return [
+        f"The model is not better than {label!r}: {name} {figures[name]:.4f}, against {trivial[name]:.4f}. It may need "
+        "more steps; or the labels are wrong, which tadp data shows."
+        for label, trivial in baselines.items()
+        if not sign * figures[name] > sign * trivial[name]
+    ]
+
+
 def _cell(value: Any) -> str:
     return (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).replace("|", "\\|")
 

@@ -5,7 +5,7 @@ encoded only once, because the VAE does more than half of the work.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -101,9 +101,8 @@ def parts_of_epoch(
         The parts of each step.
     """
     data.set_epoch(epoch)
-    order = np.random.default_rng((seed, epoch)).permutation(len(data))
     size, count, rank = micro_batch, accelerator.num_processes, accelerator.process_index
-    steps = order[: schedule.steps_per_epoch(len(data)) * schedule.batch]
+    steps = _order(len(data), schedule, seed=seed, epoch=epoch)
     # (steps, parts, processes, micro batch): a step has the same images however they are split
     split = steps.reshape(-1, accelerator.gradient_accumulation_steps, count, size)[start:, :, rank]
     loader = DataLoader(
@@ -121,6 +120,27 @@ def parts_of_epoch(
         yield [next(parts) for _ in range(accelerator.gradient_accumulation_steps)]
 
 
+def _order(count: int, schedule: Schedule, *, seed: int, epoch: int) -> np.ndarray:
+    """The images of an epoch in their order, without those that fill no batch."""
+    return np.random.default_rng((seed, epoch)).permutation(count)[: schedule.steps_per_epoch(count) * schedule.batch]
+
+
+def drawn_images(count: int, schedule: Schedule, *, seed: int) -> list[int]:
+    """The images that a run takes, by their index: a short run does not take all of them.
+
+    Args:
+        count: Number of images.
+        schedule: The schedule.
+        seed: Seed of the order.
+    """
+    left, epoch, drawn = schedule.total_steps(count) * schedule.batch, 0, set[int]()
+    while left > 0 and len(drawn) < count:
+        order = _order(count, schedule, seed=seed, epoch=epoch)[:left]
+        drawn.update(order.tolist())
+        left, epoch = left - len(order), epoch + 1
+    return sorted(drawn)
+
+
 def _collate(items: Sequence[Sample | tuple[Sample, Tensor]]) -> Part:
     if isinstance(items[0], Sample):
         return Part(collate(items), None)  # type: ignore[arg-type]
@@ -136,12 +156,14 @@ class WithLatents:
     Args:
         data: The samples before the transforms.
         transforms: Transforms that are always the same, and at most one `RandomFlip`.
-        latents: Latents of each image after the transforms, without and with the flip, (N, 2, C, h, w); only without,
-            (N, 1, C, h, w), if no transform flips.
+        latents: Latents of each image after the transforms, without and with the flip, (2, C, h, w), by its index;
+            only without, (1, C, h, w), if no transform flips.
         seed: Seed of the random numbers. See `Augmented`.
     """
 
-    def __init__(self, data: SampleSource, transforms: Sequence[Transform], latents: Tensor, *, seed: int):
+    def __init__(
+        self, data: SampleSource, transforms: Sequence[Transform], latents: Mapping[int, Tensor], *, seed: int
+    ):
         self.data, self.transforms, self.latents, self.seed = data, transforms, latents, seed
         self.epoch = 0
 
@@ -159,7 +181,7 @@ class WithLatents:
             changed = transform(sample, generator)
             is_flipped |= isinstance(transform, RandomFlip) and changed is not sample
             sample = changed
-        return sample, self.latents[index, int(is_flipped)]
+        return sample, self.latents[index][int(is_flipped)]
 
 
 def cached_latents(
@@ -169,9 +191,10 @@ def cached_latents(
     path: Path,
     accelerator: Accelerator,
     *,
+    drawn: Sequence[int] | None = None,
     batch: int = 16,
 ) -> Tensor:
-    """Return the latents in a file, as `WithLatents` takes them.
+    """Return the latents in a file, (N, 2, C, h, w), or (N, 1, C, h, w) if no transform flips.
 
     The file is made if it is missing, or was made for other images, transforms or weights.
 
@@ -181,15 +204,17 @@ def cached_latents(
         transforms: Transforms that give them one size. They are always the same, except for a `RandomFlip`.
         path: Path of the file.
         accelerator: The accelerator. Only its main process encodes.
+        drawn: The images to encode, by their index; None is all.
         batch: Images at a time.
     """
     flips = (False, True) if any(isinstance(transform, RandomFlip) for transform in transforms) else (False,)
     views = [_without_chance(transforms, flip=flip) for flip in flips]
-    origin = {"made_from": _identity(backbone, data, views[0])}
+    indices = range(len(data)) if drawn is None else drawn
+    origin = {"made_from": _identity(backbone, data, views[0], indices)}
     if accelerator.is_main_process and _origin(path) != origin:
-        starts = range(0, len(data), batch)
+        starts = range(0, len(indices), batch)
         parts = [
-            _encode(backbone, data, views, range(start, min(start + batch, len(data))))
+            _encode(backbone, data, views, indices[start : start + batch])
             for start in tracked(starts, len(starts), what="encoding images", unit="batch")
         ]
         latents = torch.cat(parts)
@@ -201,7 +226,9 @@ def cached_latents(
 
 
 @torch.no_grad()
-def _encode(backbone: TADPBackbone, data: SampleSource, views: Sequence[Sequence[Transform]], part: range) -> Tensor:
+def _encode(
+    backbone: TADPBackbone, data: SampleSource, views: Sequence[Sequence[Transform]], part: Sequence[int]
+) -> Tensor:
     samples = [data[index] for index in part]
     encoded = []
     for transforms in views:
@@ -215,12 +242,12 @@ def _without_chance(transforms: Sequence[Transform], *, flip: bool) -> list[Tran
     return [RandomFlip(float(flip)) if isinstance(transform, RandomFlip) else transform for transform in transforms]
 
 
-def _identity(backbone: TADPBackbone, data: Any, transforms: Sequence[Transform]) -> str:
-    """A hash of the encoder, its options, the transforms, the image ids, and the contents of the images."""
+def _identity(backbone: TADPBackbone, data: Any, transforms: Sequence[Transform], indices: Sequence[int]) -> str:
+    """A hash of the encoder, its options, the transforms, the ids of the images to encode, and the contents of all."""
     parts = (
         fingerprint(backbone.vae),
         backbone.options.to_dict(),
-        list(data.image_ids),
+        [data.image_ids[index] for index in indices],
         list(transforms),
         contents([data])["images"],
     )
@@ -265,6 +292,7 @@ def training_data(
     seed: int,
     latents: Path | None,
     accelerator: Accelerator,
+    drawn: Sequence[int] | None = None,
 ) -> TrainingData:
     """Augment data, or pair each image with its latents, which are encoded only once.
 
@@ -276,6 +304,7 @@ def training_data(
         latents: File of the latents of each image and its mirror image, which is made if it is missing; None encodes
             images in every step.
         accelerator: The accelerator.
+        drawn: The images that the run takes, by their index, as from `drawn_images`; None is all.
 
     Raises:
         TrainingError: If latents are to be kept but the transforms do more at random than flip.
@@ -289,5 +318,6 @@ def training_data(
             Argument("cache_latents"),
             f" works only if images are at most flipped at random, but they go through {changes}. Leave it out.",
         )
-    kept = cached_latents(model.backbone, data, transforms, latents, accelerator)
-    return WithLatents(data, transforms, kept, seed=seed)
+    kept = cached_latents(model.backbone, data, transforms, latents, accelerator, drawn=drawn)
+    indices = range(len(data)) if drawn is None else drawn
+    return WithLatents(data, transforms, dict(zip(indices, kept, strict=True)), seed=seed)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from tadp.errors import Argument, OutputError, TrainingError
+from tadp.errors import Argument, CaptionError, OutputError, TrainingError
 from tadp.files.atomic import remove_leftovers
 from tadp.files.checks import check_choice
 from tadp.files.progress import duration, say
@@ -28,10 +29,11 @@ from tadp.trainer.run_report import (
     measure,
     measure_trivial,
     versions,
+    warning_of,
     write_report,
 )
 from tadp.trainer.train_options import TrainOptions
-from tadp.trainer.training_batches import load_backbone, training_data
+from tadp.trainer.training_batches import drawn_images, load_backbone, training_data
 from tadp.trainer.training_loop import LoopSettings, fit, total_steps
 
 
@@ -52,7 +54,8 @@ class TrainingRun:
     baselines: dict[str, dict[str, float]]
 
     def __str__(self) -> str:
-        return figure_table({"this model": self.figures, **self.baselines})
+        table = figure_table({"this model": self.figures, **self.baselines})
+        return "\n".join([table, *warning_of(TASKS[self.task], self.figures, self.baselines)])
 
     @property
     def report(self) -> Path:
@@ -68,7 +71,8 @@ class TrainingRun:
 def train(task: str, data: Any, output: str | Path, **options: Any) -> TrainingRun:
     """Train a model on a data set, measure it on held-out images, and write model and report to a folder.
 
-    If the run is stopped, the same call continues it to the same weights. A folder with another run is refused.
+    If the run is stopped, the same call continues it to the same weights. A folder with another run is refused, unless
+    that run stopped before its first checkpoint.
 
     Args:
         task: "segmentation", "depth" or "detection".
@@ -164,16 +168,40 @@ def build_model(plan: Plan, parts: DataParts, accelerator: Accelerator) -> TaskM
     """The model before its training."""
     seed = plan.options.seed if plan.options.untrained else None
     backbone = load_backbone(plan.options.model, accelerator, untrained_seed=seed, **plan.task.backbone_options)
-    return plan.task.build(backbone, parts.train, plan.recipe, text=plan.text, lora_rank=plan.options.lora_rank)
+    try:
+        return plan.task.build(backbone, parts.train, plan.recipe, text=plan.text, lora_rank=plan.options.lora_rank)
+    except CaptionError as error:
+        if plan.text != "class_names" or backbone.text_encoder is None:
+            raise
+        names = parts.train.box_class_names if plan.task.name == "detection" else parts.train.class_names
+        raise CaptionError(
+            f"the {len(names)} class names together do not fit the text encoder, which takes "
+            f"{backbone.text_encoder.max_length} tokens. Pass ",
+            Argument("text", "class_embeddings"),
+            ", which encodes each name alone.",
+        ) from error
 
 
-def prepared_data(plan: Plan, model: TaskModel, parts: DataParts, folder: Path, accelerator: Accelerator) -> Any:
-    """The training data as the loop takes them."""
+def drawn_by(plan: Plan, parts: DataParts) -> list[int]:
+    """The training images that a run takes, by their index."""
+    return drawn_images(len(parts.train), plan.recipe.schedule, seed=plan.options.seed)
+
+
+def prepared_data(
+    plan: Plan,
+    model: TaskModel,
+    parts: DataParts,
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    drawn: Sequence[int] | None = None,
+) -> Any:
+    """The training data as the loop takes them. Of images that are encoded once, only those in `drawn`; None is all."""
     recipe = plan.recipe
     latents = folder / "latents.safetensors" if recipe.cache_latents else None
     transforms = recipe.transforms(recipe.crop_px)
     return training_data(
-        model, parts.train, transforms, seed=plan.options.seed, latents=latents, accelerator=accelerator
+        model, parts.train, transforms, seed=plan.options.seed, latents=latents, accelerator=accelerator, drawn=drawn
     )
 
 
@@ -217,7 +245,7 @@ def _fit(
     steps = total_steps(recipe.schedule, len(parts.train))
     return fit(
         model,
-        prepared_data(plan, model, parts, folder, accelerator),
+        prepared_data(plan, model, parts, folder, accelerator, drawn=drawn_by(plan, parts)),
         loss=task.loss(model),
         weight=task.weight,
         settings=loop_settings(plan, folder, micro_batch=micro_batch, steps=steps),
@@ -252,7 +280,7 @@ def _finish(
             measured,
             title=f"{task.name.capitalize()} on {parts.name}",
             rows=rows,
-            notes=[_about(plan, parts)],
+            notes=[_about(plan, parts), *(f"\n**{line}**" for line in warning_of(task, figures, baselines))],
             choices=plan.choices,
             facts={
                 "command": f"`{command()}`",
@@ -315,6 +343,8 @@ def _check_same(folder: Path, plan: Plan, parts: DataParts) -> None:
                 f"{folder} holds a model that this run did not write. Pass another ", Argument("output"), "."
             )
         return
+    if not (folder / RESULT).exists() and not any((folder / "checkpoints").glob("step-*")):
+        return  # that run has no step to continue from: it failed before, or was ended early
     readers = [data.get("reader", {}) for data in (record["data"], parts.origin)]
     changed = differences(record["choices"] | readers[0], plan.choices | readers[1])
     if record["data"]["train"] != parts.origin["train"]:

@@ -20,6 +20,7 @@ from builders_training import train as fit_small
 from exported import CLASSES, coco_folder, mask_folder
 from PIL import Image
 from running import ENVIRONMENT, plain, run_function, tadp_run
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tadp import TADPBackbone, datasets
@@ -28,17 +29,17 @@ from tadp.cli.field_options import field_values
 from tadp.datasets import MaskFolder, RenderedScenes
 from tadp.datasets.readers.data_options import ReaderOptions
 from tadp.datasets.readers.opening import LAYOUTS
-from tadp.errors import DatasetError, OptionError, OutputError, TrainingError
+from tadp.errors import CaptionError, DatasetError, OptionError, OutputError, TrainingError
 from tadp.files import progress
 from tadp.files.run_lock import only_run
 from tadp.tasks import TADPForSemanticSegmentation
-from tadp.trainer import TrainOptions, estimate, train, training_loop
+from tadp.trainer import TrainingRun, TrainOptions, estimate, train, training_loop, training_run
 from tadp.trainer.checkpoints import Watch
 from tadp.trainer.processes import start
 from tadp.trainer.recipes import DETECTION
 from tadp.trainer.run_data import contents, open_parts
 from tadp.trainer.run_plan import TASKS, head_options, make_plan
-from tadp.trainer.training_batches import cached_latents
+from tadp.trainer.training_batches import cached_latents, drawn_images
 from tadp.training.schedules import Schedule
 
 pytestmark = [
@@ -221,6 +222,57 @@ def test_accumulated_batches_are_one_large_batch(export, tmp_path):
         torch.testing.assert_close(small[name], expected, rtol=1e-3, atol=2e-4)
 
 
+def test_a_start_that_failed_does_not_block_the_folder(export, tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise TrainingError("no step was possible")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_run, "build_model", fail)
+        with pytest.raises(TrainingError, match="no step was possible"):
+            run(export, tmp_path / "run", lr=0.5)
+    assert (tmp_path / "run" / "run.json").exists()
+    run(export, tmp_path / "run", steps=1)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["choices"]["lr"] != 0.5
+
+
+def test_class_names_that_are_too_long_together_name_the_text_to_choose(export, tmp_path):
+    names = [f"{name} with a very long description of many words" for name in CLASSES]
+    with pytest.raises(CaptionError, match=r"class names together do not fit .* 77 tokens\. Pass text='class_embed"):
+        run(export, tmp_path / "run", class_names=names)
+    done = tadp_run("train", "segmentation", "--data", export, "-o", tmp_path / "run", "--class-names", ",".join(names),
+                    "--dry-run", code=1)  # fmt: skip
+    assert "--text class_embeddings" in plain(done.output)
+
+
+@pytest.mark.parametrize(("score", "is_warned"), [(0.2, True), (0.5, True), (float("nan"), True), (0.51, False)])
+def test_a_model_that_is_not_better_than_a_trivial_prediction_is_named(score, is_warned, tmp_path):
+    baselines = {"boxes of a random image": {"mAP50": 0.5}}
+    text = str(TrainingRun(tmp_path, "detection", {"mAP50": score}, baselines))
+    assert ("not better than 'boxes of a random image'" in text) == is_warned
+    depth = str(TrainingRun(tmp_path, "depth", {"RMSE (m)": score}, {"mean depth": {"RMSE (m)": 0.505}}))
+    assert ("not better than 'mean depth'" in depth) == (not score < 0.505)
+
+
+def test_a_short_run_encodes_only_the_images_that_it_takes(tmp_path, monkeypatch):
+    folder, changes = coco_folder(tmp_path / "export", 15), {"class_names": CLASSES[1:], "steps": 2, "crop": 64}
+    changes |= {"head_options": {"channels": 8, "hidden_channels": 16}}
+    cost = estimate("detection", folder, **SMALL | changes)
+    assert cost.encode_s > 0
+    assert cost.total_s == pytest.approx(cost.encode_s + 2 * cost.step_s + cost.evaluate_s)
+    short = run(folder, tmp_path / "short", "detection", **changes)
+    monkeypatch.setattr(training_run, "drawn_by", lambda *_: None)
+    whole = run(folder, tmp_path / "whole", "detection", **changes)
+    with safe_open(short.folder / "latents.safetensors", "pt") as file:
+        assert file.get_slice("latents").get_shape()[0] == 2 * 4  # of 12 images
+    with safe_open(whole.folder / "latents.safetensors", "pt") as file:
+        assert file.get_slice("latents").get_shape()[0] == 12
+    own, expected = (weights(finished.model) for finished in (short, whole))
+    assert all(torch.allclose(own[name], expected[name], atol=1e-5) for name in own)
+    schedule = Schedule(steps=5, batch=4, lr=1e-3)
+    assert drawn_images(12, schedule, seed=0) == list(range(12))
+    assert len(drawn_images(12, replace(schedule, steps=1), seed=0)) == 4
+
+
 def test_captions_are_written_once_and_the_model_knows_its_captioner(export, tmp_path, monkeypatch):
     finished = run(export, tmp_path / "run", captioner="tadp-tiny", steps=1)
     captions = dict(CaptionTable.open(tmp_path / "run" / "captions.db"))
@@ -352,7 +404,8 @@ def test_a_dry_run_counts_and_writes_nothing(export, tmp_path):
     assert 0 < plan.trained < plan.parameters
     assert plan.steps == 4
     assert plan.caption_s > 0
-    assert plan.total_s > 4 * plan.step_s > 0
+    assert plan.encode_s == 0
+    assert plan.total_s >= 4 * plan.step_s + plan.caption_s
     text = str(plan)
     for line in ("recipe small: 4 steps of 4 images of 32 pixels", "parameters: ", "memory: ", "about "):
         assert line in text
@@ -397,6 +450,28 @@ def test_evaluate_gives_the_figures_of_the_report_again(whole, export):
     details = json.loads((whole.folder / "result.json").read_text())["details"]
     assert evaluated(whole.folder, export) == details
     assert evaluated(whole.folder, export, "--split", "all") != details
+
+
+def test_evaluate_says_what_it_measures_and_how_much_of_it_the_training_used(export, tmp_path):
+    folder = shutil.copytree(export, tmp_path / "photos")
+    for path in (folder / "masks").iterdir():
+        values = np.array(Image.open(path))
+        Image.fromarray(np.where(values == 0, 99, values).astype(np.uint8)).save(path)
+    finished = run(folder, tmp_path / "run", labels={99: 0}, steps=1)
+    command = ["evaluate", "--model", finished.folder, "--data"]
+    done = plain(tadp_run(*command, folder, "--split", "all").output)
+    assert "with these options of the run: class_names, labels" in done
+    assert "measuring 15 images (all); 12 of them were used for training; figures on those are too good" in done
+    other = shutil.copytree(folder, tmp_path / "other")
+    for name in ("images", "masks"):
+        for place, path in enumerate(sorted((other / name).iterdir())):
+            path.rename(path.with_name(f"{place}{path.suffix}"))
+    done = plain(tadp_run(*command, other).output)
+    assert "with these options of the run: labels" in done
+    assert "measuring 15 images (all) of a folder that is not that of the training" in done
+    coco = coco_folder(tmp_path / "coco", 4)
+    wrong = plain(tadp_run(*command, coco, code=1).output)  # its reader has no labels, so that only the task is wrong
+    assert "has no labels for segmentation" in wrong
 
 
 def test_evaluate_uses_the_captions_and_the_options_of_the_run(export, tmp_path):
