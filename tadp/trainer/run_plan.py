@@ -20,6 +20,7 @@ TASKS: Mapping[str, TrainedTask] = {
     task.name: task for task in (SegmentationTraining(), DepthTraining(), DetectionTraining())
 }
 _TUNE = {"head": "nothing", "lora": "lora", "all": "all"}  # the words of the command, and those of the task models
+_SHORT = 100  # steps; a shorter run is only evaluated at the end
 # Options that change no weight
 _FREE = (
     "root", "skip_broken", "captions", "captioner", "evaluate_images", "flip", "save_every", "workers", "progress",
@@ -106,7 +107,9 @@ def make_plan(task: str, data: DataParts, options: TrainOptions) -> Plan:
     recipe = replace(recipe, **changes)
     text, captioner = _text(task, name, options)
     total = recipe.schedule.total_steps(len(data.train)) if len(data.train) >= recipe.schedule.batch else 0
-    every = max(total // 10, 1) if options.evaluate_every is None else options.evaluate_every
+    every = options.evaluate_every
+    if every is None:  # the evaluations of a shorter run would cost more than its steps
+        every = max(total // 10, 1) if total >= _SHORT or options.patience else 0
     if options.patience and not every:
         raise OptionError(
             Argument("patience"), " needs evaluations during the run; leave out ", Argument("evaluate_every", 0), "."

@@ -63,8 +63,8 @@ class TrainOptions(DataOptions):
         ema: Decay of a moving average of the weights, such as 0.999, which becomes the model; 0 keeps no average.
         patience: Number of evaluations in a row without a better score after which the run stops early and keeps the
             best weights; 0 never stops early.
-        evaluate_every: Number of steps between evaluations on held-out images; None is a tenth of the run, and 0 is
-            only at the end.
+        evaluate_every: Number of steps between evaluations on held-out images, and 0 is only at the end; None is a
+            tenth of the run, and only at the end of a run of fewer than 100 steps without patience.
         evaluate_images: Number of held-out images in these evaluations; the last one takes all.
         flip: Also predict the mirrored image in the last evaluation, and average.
         save_every: Number of steps between checkpoints.

@@ -162,7 +162,7 @@ class WithLatents:
     """
 
     def __init__(
-        self, data: SampleSource, transforms: Sequence[Transform], latents: Mapping[int, Tensor], *, seed: int
+        self, data: SampleSource, transforms: Sequence[Transform], latents: Tensor | Mapping[int, Tensor], *, seed: int
     ):
         self.data, self.transforms, self.latents, self.seed = data, transforms, latents, seed
         self.epoch = 0
@@ -319,5 +319,5 @@ def training_data(
             f" works only if images are at most flipped at random, but they go through {changes}. Leave it out.",
         )
     kept = cached_latents(model.backbone, data, transforms, latents, accelerator, drawn=drawn)
-    indices = range(len(data)) if drawn is None else drawn
-    return WithLatents(data, transforms, dict(zip(indices, kept, strict=True)), seed=seed)
+    by_index = kept if drawn is None else dict(zip(drawn, kept, strict=True))
+    return WithLatents(data, transforms, by_index, seed=seed)

@@ -138,6 +138,8 @@ def describe(plan: Plan, parts: DataParts, accelerator: Accelerator, *, micro_ba
     steps = recipe.schedule.total_steps(len(parts.train))
     text = plan.text if plan.text != "captions" else f"captions by {plan.captioner or plan.options.captions}"
     augmentation = ", ".join(type(transform).__name__ for transform in recipe.transforms(recipe.crop_px))
+    count = min(plan.options.evaluate_images, len(parts.val))
+    during = f"every {plan.evaluate_every} steps on {count} images, and " if plan.evaluate_every else ""
     unet = " with an untrained U-Net" if plan.options.untrained else ""
     return [
         f"data: {parts.name}; {len(parts.train)} images to train on, {len(parts.test)} held out ({parts.measured})",
@@ -146,6 +148,7 @@ def describe(plan: Plan, parts: DataParts, accelerator: Accelerator, *, micro_ba
         f"learning rate {recipe.schedule.lr:g}, head {json.dumps(recipe.model.get('head_options', {}))}",
         f"augmentation: {augmentation}{'; images are encoded once' if recipe.cache_latents else ''}",
         split_text(accelerator, micro_batch=micro_batch),
+        f"evaluation: {during}at the end on all {len(parts.test)} held-out images",
     ]
 
 

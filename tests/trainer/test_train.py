@@ -413,6 +413,20 @@ def test_a_dry_run_counts_and_writes_nothing(export, tmp_path):
     assert plan.trained == head
 
 
+@pytest.mark.parametrize(
+    ("changes", "every"),
+    [
+        ({"steps": 99}, 0),
+        ({"steps": 100}, 10),
+        ({"steps": 50, "patience": 2}, 5),
+        ({"steps": 50, "evaluate_every": 7}, 7),
+    ],
+)
+def test_a_short_run_is_evaluated_only_at_the_end(export, changes, every):
+    options = TrainOptions(**SMALL | {"evaluate_every": None} | changes)
+    assert make_plan("segmentation", open_parts("segmentation", export, options), options).evaluate_every == every
+
+
 def test_without_a_terminal_there_is_a_line_now_and_then(export, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
     run(export, tmp_path / "run", progress=True)
