@@ -52,7 +52,7 @@ Data = Annotated[
     "tadp evaluate depth --model my-model --data nyu --root nyu_depth_v2 --crop eigen --flip",
     "tadp evaluate detection --model my-model --data scenes --count 200",
 )
-@with_fields(ReaderOptions, leave_out=["images"])
+@with_fields(ReaderOptions, leave_out=["images", "masks"])
 def evaluate(
     model: TaskModelOption,
     task: OptionalTask = None,

@@ -69,11 +69,11 @@ def run_of(
     reader = {name: value for name, value in origin.get("reader", {}).items() if name not in passed}
     stored = {"reader": _values(reader, path)}
     _check_options(stored, "reader", ReaderOptions, path, below="data")
-    for name in ("images", "ids"):
+    for name in ("images", "masks", "ids"):
         value, key = reader.get(name), f"data.reader.{name}"
         if isinstance(value, str) and origin.get("data") == str(Path(data).resolve()):
             _inside(Path(data).resolve().parent, value, path, key=key, option=name)
-        elif value is not None and not isinstance(value, str) and (name == "images" or not _are_texts(value)):
+        elif value is not None and not isinstance(value, str) and (name != "ids" or not _are_texts(value)):
             raise ModelError(f"{path}: {key} must be a path; got {shown(value)}. {HINT}")
     kind = KINDS[task.value]
     for name, function in (("predict", kind.predict), ("metric", kind.make_metric)):
@@ -191,7 +191,8 @@ def own_data(
     stored = {} if run is None else run.origin["reader"]
     is_same = run is not None and run.origin.get("data") == str(Path(data).resolve())
     if not is_same:
-        stored = {name: value for name, value in stored.items() if name not in ("images", "ids", "class_names")}
+        own = ("images", "masks", "ids", "class_names")
+        stored = {name: value for name, value in stored.items() if name not in own}
     stored = {name: value for name, value in stored.items() if name not in options}
     samples = None
     while samples is None:

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +19,14 @@ _BLOCK = 2048
 _ADVICE = {
     "unreadable file": (
         "cannot be read",
-        "Copy or download them again, or remove them. Training stops at such a file.",
+        "Copy or download them again, or remove them. Training stops at such a file, unless you pass skip_broken=True "
+        "(--skip-broken).",
     ),
     "label size": (
         "have another size than the image",
-        "Export images and labels together. If an image has an EXIF orientation, save it upright without one.",
+        "Export images and labels together. If masks of a folder only have another scale, pass resize_labels=True "
+        "(--resize-labels); to leave out such images, bad_labels='skip' (--bad-labels skip). If an image has an EXIF "
+        "orientation, save it upright without one.",
     ),
     "depth unit": (
         "are in an unlikely unit",
@@ -34,7 +39,7 @@ _ADVICE = {
     ),
     "label outside": (
         "are outside the image or of another size",
-        "Get the labels that belong to these images, or leave such labels out: bad_labels='skip'.",
+        "Get the labels that belong to these images, or leave such labels out: bad_labels='skip' (--bad-labels skip).",
     ),
     "label without area": (
         "have no area",
@@ -42,11 +47,13 @@ _ADVICE = {
     ),
     "image without labels": (
         "have no labels",
-        "Label them; or pass unpaired='skip' to leave them out or, if they show no object, unpaired='empty'.",
+        "Label them; or pass unpaired='skip' (--unpaired skip) to leave them out or, if they show no object, "
+        "unpaired='empty' (--unpaired empty).",
     ),
     "label without image": (
         "have no image",
-        "Export the images too, or delete these labels. They are not used.",
+        "Export the images too, or delete these labels. They are not used; if a COCO json lists them, training stops "
+        "unless you pass unpaired='skip' (--unpaired skip).",
     ),
     "unused image": (
         "are next to those of the data set, but no label file or list names them",
@@ -54,7 +61,8 @@ _ADVICE = {
     ),
     "similar names": (
         "differ only in case or blanks",
-        "Make them one class with class_names={'Dog': 'dog'}, or rename one in the labelling tool.",
+        "Make them one class with class_names={'Dog': 'dog'} (--class-names Dog=dog), or rename one in the labelling "
+        "tool.",
     ),
     "same file name": (
         "share a name, so it is unclear which labels are whose",
@@ -70,6 +78,7 @@ _ADVICE = {
     ),
     "note": ("by the reader", "Check whether this is what you want."),
 }
+_SKIPPED = {"unpaired": ("image without labels", "label without image"), "bad_labels": ("label outside",)}
 _NOUNS = {
     "unreadable file": "file",
     "depth unit": "depth file",
@@ -87,26 +96,36 @@ def found(kind: str, places: Sequence[str]) -> Iterator[Finding]:
     """The finding of a kind in `_ADVICE`, if there is one.
 
     Example:
-        >>> print(*found("label without image", ["masks/b.png"]))
-        1 label has no image.
-            masks/b.png
-          → Export the images too, or delete these labels. They are not used.
+        >>> print(*found("wrong list", ["train.txt"]))
+        1 list names images that are not there.
+            train.txt
+          → Correct the lists, or add the images. Other images of a list are used.
     """
     if places:
         text, advice = _ADVICE[kind]
         yield Finding(kind, f"{counted(len(places), _NOUNS.get(kind, 'label'), text)}.", advice, tuple(places))
 
 
-def of_files(facts: Mapping[str, ImageFacts], problems: Sequence[LabelProblem]) -> Iterator[Finding]:
-    """Findings about single files and labels, those that stop a training first."""
+def of_files(
+    facts: Mapping[str, ImageFacts], problems: Sequence[LabelProblem], options: Mapping[str, Any]
+) -> Iterator[Finding]:
+    """Findings about single files and labels, those that stop a training first.
+
+    Args:
+        facts: What was measured of each image.
+        problems: What the reader found.
+        options: The reader's options, which may already leave out what is wrong.
+    """
     by_kind: dict[str, dict[str, None]] = {}
     for measured in facts.values():
         if measured.fault is not None:
             by_kind.setdefault(measured.fault, {})[measured.message] = None
     for problem in problems:
         by_kind.setdefault(problem.kind, {})[problem.text] = None
+    skipped = {kind for name, kinds in _SKIPPED.items() if options.get(name) == "skip" for kind in kinds}
     for kind in _ADVICE:
-        yield from found(kind, list(by_kind.get(kind, ())))
+        for finding in found(kind, list(by_kind.get(kind, ()))):
+            yield replace(finding, advice="They are left out, as you chose.") if kind in skipped else finding
 
 
 def of_classes(
@@ -114,7 +133,7 @@ def of_classes(
 ) -> Iterator[Finding]:
     """Findings about classes that never occur, or not in a part of the split."""
     known = [row for row in counts if row.images is not None and row.name != "background"]
-    if not any(row.images for row in known):  # there is nothing to count: each file has a finding of its own
+    if not any(classes.values()):  # there is nothing to count: each file has a finding of its own
         return
     never = [row.name for row in known if row.images == 0]
     if never:
@@ -122,7 +141,7 @@ def of_classes(
         yield Finding(
             "class never occurs",
             f"{counted(len(never), 'class', plural='classes')} never {'occur' if len(never) > 1 else 'occurs'}.",
-            "Leave them out of class_names, or label images of them."
+            "Leave them out of class_names (--class-names), or label images of them."
             + (white if all(row.boxes is None for row in known) else ""),
             tuple(never),
         )
@@ -143,7 +162,18 @@ def of_classes(
 
 
 def of_masks(facts: Mapping[str, ImageFacts]) -> Iterator[Finding]:
-    """A finding about masks without any labelled pixel."""
+    """Findings about masks without any labelled pixel, and about masks whose white may be a class."""
+    values = set().union(*(measured.pixels for measured in facts.values()))
+    white = [image_id for image_id, measured in facts.items() if IGNORE_LABEL in measured.pixels]
+    if values == {0, IGNORE_LABEL}:
+        yield Finding(
+            "black and white masks",
+            f"All masks only have the values 0 and {IGNORE_LABEL}, and {IGNORE_LABEL} means unknown, so only "
+            "the first class is learned.",
+            f"If white is the second class, pass labels={{{IGNORE_LABEL}: 1}} (--labels {IGNORE_LABEL}=1).",
+            tuple(white),
+        )
+        return
     empty = [image_id for image_id, measured in facts.items() if measured.pixels.keys() == {IGNORE_LABEL}]
     if empty:
         yield Finding(

@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from tadp.datasets import FolderDataset, Sample
-from tadp.datasets.readers.label_files import LabelSizeError
+from tadp.datasets import FolderDataset, MaskFolder, Sample
+from tadp.datasets.readers.label_files import LabelSizeError, is_scaled
+from tadp.datasets.readers.label_problems import spelled_twice
 from tadp.datasets.sample import sides
-from tadp.errors import DatasetError, ImageError
+from tadp.errors import DatasetError, ImageError, TADPError
 from tadp.images.image_files import is_image, size_of
 
 Fault = Literal["unreadable file", "label size", "depth unit", "wrong label"]
@@ -60,16 +61,16 @@ def measure(data: FolderDataset, index: int, image: Path, labels: Path | None, *
     try:
         facts = ImageFacts(image_size=size_of(image))
         if quick:
-            return _compared(facts, image, labels)
+            return _compared(facts, image, labels, resizes=isinstance(data, MaskFolder) and data.resizes_labels)
         facts = replace(facts, digest=hashlib.sha256(image.read_bytes()).hexdigest())
         return _decoded(facts, data[index])
     except LabelSizeError as error:
-        return replace(facts, fault="label size", message=str(error))
+        return replace(facts, fault="label size", message=_text(error))
     except (ImageError, OSError) as error:
-        return replace(facts, fault="unreadable file", message=str(error))
+        return replace(facts, fault="unreadable file", message=_text(error))
     except DatasetError as error:
         is_unit = error.option in ("scale", "invalid")
-        return replace(facts, fault="depth unit" if is_unit else "wrong label", message=str(error))
+        return replace(facts, fault="depth unit" if is_unit else "wrong label", message=_text(error))
 
 
 def fingerprint(image: UInt8[np.ndarray, "_h _w 3"]) -> str:
@@ -91,12 +92,16 @@ def fingerprint(image: UInt8[np.ndarray, "_h _w 3"]) -> str:
     return np.packbits(np.stack([across, down])).tobytes().hex()
 
 
-def _compared(facts: ImageFacts, image: Path, labels: Path | None) -> ImageFacts:
+def _text(error: Exception) -> str:
+    return error.spelled(spelled_twice) if isinstance(error, TADPError) else str(error)
+
+
+def _compared(facts: ImageFacts, image: Path, labels: Path | None, *, resizes: bool) -> ImageFacts:
     """Compare the sizes of an image and its mask or depth by their headers."""
     if labels is None or not is_image(labels) or labels == image:
         return facts
     size = size_of(labels)
-    if size == facts.image_size:
+    if size == facts.image_size or (resizes and is_scaled(size, facts.image_size or ())):
         return facts
     raise LabelSizeError(
         f"labels must have the size of their image; {labels} is {sides(size)}, and {image} is "

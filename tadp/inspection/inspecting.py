@@ -90,6 +90,8 @@ def inspect(
     classes = {image_id: _classes_in(data, image_id, facts[image_id]) for image_id in data.image_ids}
     counts = [] if data.tasks == ("depth",) else _counts(data, facts, classes, quick=quick)
     depth_m = findings.median_depth(facts)
+    is_passed = lists is not None or folders is not None
+    has_own = {"train", "val"} <= data.splits.keys() and not is_passed
     inspection = Inspection(
         folder=str(folder),
         layout=type(data).__name__,
@@ -97,17 +99,18 @@ def inspect(
         images=len(data),
         sizes=findings.count_sizes(facts),
         splits={name: len(ids) for name, ids in opened.parts.items()},
-        has_own_split=bool(data.splits),
+        has_own_split=has_own,
+        is_drawn=not has_own and not is_passed,
         classes=tuple(counts),
         unlabelled=_unlabelled(facts),
         depth_m=depth_m,
         findings=(
             *opened.findings,
-            *findings.of_files(facts, opened.problems),
+            *findings.of_files(facts, opened.problems, options),
             *findings.of_masks(facts),
             *([] if quick or "depth" not in data.tasks else findings.of_depth(facts, depth_m)),
             *([] if opened.is_unnamed else findings.of_classes(counts, classes, opened.parts)),
-            *findings.of_copies(facts, opened.parts, has_own_split=bool(data.splits)),
+            *findings.of_copies(facts, opened.parts, has_own_split=has_own),
             *findings.found("unused image", _unused(Path(folder), data, opened.problems)),
             *findings.found("note", opened.notes),
         ),

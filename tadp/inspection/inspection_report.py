@@ -68,7 +68,9 @@ class Inspection:
         images: Number of images.
         sizes: Number of images of each size, "height x width", the most frequent first.
         splits: Number of images in each part of the split.
-        has_own_split: Whether the data set comes with the split; otherwise a random fraction is held out.
+        has_own_split: Whether the data set comes with the split.
+        is_drawn: Whether val is drawn at random; if it is not, and the data set has no split, lists or folders were
+            passed.
         classes: How often each class occurs; empty for depth.
         unlabelled: The share of mask pixels without class, from 0 to 1; None if the data set has no masks, or they were
             not read.
@@ -85,6 +87,7 @@ class Inspection:
     sizes: Mapping[str, int]
     splits: Mapping[str, int]
     has_own_split: bool
+    is_drawn: bool
     classes: tuple[ClassCount, ...]
     unlabelled: float | None
     depth_m: DepthRange | None
@@ -94,7 +97,8 @@ class Inspection:
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {count}" for name, count in self.splits.items())
-        origin = "its own" if self.has_own_split else "drawn at random, as it has none of its own"
+        origin = "its own" if self.has_own_split else "by the lists or folders that were passed"
+        origin = "drawn at random, as it has none of its own" if self.is_drawn else origin
         lines = [
             f"{self.folder}: {self.layout}, {self.images} images, labels for {' and '.join(self.tasks)}",
             f"sizes: {self._sizes()}",

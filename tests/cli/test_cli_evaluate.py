@@ -85,7 +85,7 @@ def test_a_list_or_folder_outside_the_data_is_read_only_if_it_is_passed(record, 
         ("data.reader.images", 3, r"data\.reader\.images must be a path; got 3"),
         ("data.reader.ids", [[1]], r"data\.reader\.ids must be a path; got"),
         ("data.reader.scale", "2", r"data\.reader\.scale must be a number or null; got '2'"),
-        ("data.reader.on_error", "skip", r"data\.reader has the option 'on_error'; known: images, class_names"),
+        ("data.reader.on_error", "skip", r"data\.reader has the option 'on_error'; known: images, masks, class_names"),
     ],
 )  # fmt: skip
 def test_a_wrong_entry_is_an_error_with_file_and_key(record, tmp_path, key, value, message):

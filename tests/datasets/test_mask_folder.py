@@ -195,3 +195,30 @@ def test_cvats_camvid_has_colours_in_label_colors(tmp_path):
     data = datasets.open(tmp_path)
     assert data.class_names == NAMES
     assert np.array_equal(data[0].mask, trees.quadrants(0, 1, 2, 1))
+
+
+def test_a_mask_of_another_scale_is_refused_scaled_or_left_out(own):
+    mask = trees.quadrants(0, 1, 2, 2)
+    trees.write_mask(own / "masks/a.png", mask[::2, ::2])
+    with pytest.raises(
+        DatasetError, match=r"a\.png is .*: the same shape at another scale\. .* pass resize_labels=True"
+    ):
+        open_own(own)[0]
+    assert np.array_equal(open_own(own, resize_labels=True)[0].mask, mask)
+    with pytest.warns(UserWarning, match=r"1 mask differs from the image in size, so 1 of 2 images are left out"):
+        assert open_own(own, bad_labels="skip").image_ids == ["street/b"]
+
+
+def test_a_mask_of_another_shape_is_not_scaled(own):
+    trees.write_mask(own / "masks/a.png", trees.quadrants(0, 1, 2, 2)[:-4])
+    with pytest.raises(DatasetError, match="a mask must have the size of its image"):
+        open_own(own, resize_labels=True)[0]
+    with pytest.warns(UserWarning, match="1 mask differs from the image in size"):
+        assert len(open_own(own, resize_labels=True, bad_labels="skip")) == 1
+
+
+def test_coloured_masks_are_scaled_too(own):
+    for name in ("a", "street/b"):
+        write_colors(own / f"masks/{name}.png", np.kron(trees.quadrants(0, 1, 2, 2), np.ones((3, 3), int)))
+    data = open_own(own, palette=COLORS, resize_labels=True)
+    assert np.array_equal(data[0].mask, trees.quadrants(0, 1, 2, 2))

@@ -187,6 +187,55 @@ def test_a_mask_of_another_size(tmp_path):
         assert "1 label has another size than the image." in finding
 
 
+def test_a_mask_of_another_scale_names_the_options_and_is_right_with_them(tmp_path):
+    save(masks(tmp_path) / "masks" / "4.png", two_classes()[::2, ::2])
+    for quick in (False, True):
+        finding = only(inspect(tmp_path, class_names=NAMES, quick=quick), "label size")
+        assert "resize_labels=True (--resize-labels)" in finding
+        assert "bad_labels='skip' (--bad-labels skip)" in finding
+        assert not inspect(tmp_path, class_names=NAMES, quick=quick, resize_labels=True).findings
+    inspection = inspect(tmp_path, class_names=NAMES, bad_labels="skip")
+    assert "1 mask differs from the image in size, so 1 of 10 images are left out" in str(inspection)
+    assert kinds(inspection) == ["unused image", "note"]
+    assert inspection.images == 9
+
+
+def test_black_and_white_masks_name_the_option(tmp_path):
+    root = masks(tmp_path)
+    for number in range(10):
+        save(root / "masks" / f"{number}.png", 255 * two_classes())
+    for options in ({"class_names": NAMES}, {}):
+        inspection = inspect(tmp_path, **options)
+        assert "pass labels={255: 1} (--labels 255=1)" in str(inspection)
+        assert "black and white masks" in kinds(inspection)
+    assert not inspect(tmp_path, class_names=NAMES, labels={255: 1}).findings
+
+
+@pytest.mark.parametrize(("part", "is_own"), [("train", False), ("val", True)])
+def test_a_part_that_was_drawn_is_not_the_data_sets_own(tmp_path, part, is_own):
+    inspection = inspect(masks(tmp_path, ("train", part)), class_names=NAMES, quick=True)
+    assert inspection.has_own_split == is_own
+    assert ("(its own)" in str(inspection)) == is_own
+
+
+def test_a_split_that_was_passed_is_neither_the_data_sets_own_nor_drawn(tmp_path):
+    masks(tmp_path, ("train", "val"))
+    inspection = inspect(tmp_path, class_names=NAMES, quick=True, folders={"train": "val", "val": "train"})
+    assert (inspection.has_own_split, inspection.is_drawn) == (False, False)
+    assert "split: train 5, val 5 (by the lists or folders that were passed)" in str(inspection)
+
+
+def test_masks_in_a_folder_of_another_name(tmp_path):
+    masks(tmp_path)
+    (tmp_path / "images").rename(tmp_path / "Training_Images")
+    (tmp_path / "masks").rename(tmp_path / "Ground_Truth")
+    with pytest.raises(DatasetError, match="images=… and masks=…"):
+        inspect(tmp_path)
+    for images in ({}, {"images": tmp_path / "Training_Images"}):
+        inspection = inspect(tmp_path, class_names=NAMES, masks=tmp_path / "Ground_Truth", **images)
+        assert (inspection.layout, inspection.images, inspection.findings) == ("MaskFolder", 10, ())
+
+
 def test_a_value_that_is_not_a_class_is_only_seen_in_pixels(tmp_path):
     mask = two_classes()
     mask[0, 0] = 7
@@ -207,6 +256,9 @@ def test_images_without_labels_and_labels_without_images(tmp_path):
     assert "1 image has no labels." in str(inspection)
     assert "1 label has no image." in str(inspection)
     assert inspection.images == 9
+    assert "unpaired='skip' (--unpaired skip)" in inspection.findings[0].advice
+    chosen = inspect(root, class_names=NAMES, unpaired="skip")
+    assert {finding.advice for finding in chosen.findings} == {"They are left out, as you chose."}
 
 
 def test_masks_whose_classes_have_no_names_are_inspected_all_the_same(tmp_path):

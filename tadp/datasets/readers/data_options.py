@@ -20,7 +20,9 @@ class ReaderOptions:
     A reader refuses the options that it does not have; see `tadp.datasets.open`.
 
     Attributes:
-        images: Folder of the images, if a COCO json is not next to them; None is a search near the json.
+        images: Folder of the images, if a COCO json is not next to them, or if that of images with masks has an unusual
+            name; None is a search.
+        masks: Folder of the masks, if its name is not a usual one; None is a search in the folder.
         class_names: Names of the classes in their order, car,bus (["car", "bus"] in Python), or new names for those in
             the data, Car=car,dirt= ({"Car": "car", "dirt": None}), where a class without a name is left out; None is
             the names in the data.
@@ -36,7 +38,9 @@ class ReaderOptions:
         invalid: Value in depth files that means unknown, besides 0; None is no such value.
         unpaired: Treatment of images without labels: an error, skip them, or take them as images without objects; None
             is raise.
-        bad_labels: Treatment of labels that are outside their image: an error, or skip them; None is raise.
+        bad_labels: Treatment of labels that are outside their image, or of masks of another size: an error, or skip
+            them; None is raise.
+        resize_labels: Whether masks of the same shape as their image but another scale are scaled to it; None is no.
 
     Example:
         >>> ReaderOptions(labels={11: 255}, unpaired="skip").chosen
@@ -44,6 +48,7 @@ class ReaderOptions:
     """
 
     images: Path | None = None
+    masks: Path | None = None
     class_names: Sequence[str] | Mapping[str, str | None] | None = None
     labels: Mapping[int, int | str] | None = None
     palette: Palette | None = None
@@ -54,6 +59,7 @@ class ReaderOptions:
     invalid: float | None = None
     unpaired: Unpaired | None = None
     bad_labels: BadLabels | None = None
+    resize_labels: bool | None = None
 
     @property
     def chosen(self) -> dict[str, Any]:

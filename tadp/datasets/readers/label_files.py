@@ -20,6 +20,7 @@ from tadp.images.image_files import decode_turned, orientation_of, read_labels, 
 from tadp.images.reading import MAX_PIXELS, to_pil
 
 _MOST_MM = 2**16 - 1
+_SHAPE = 0.01  # by which rounding to whole pixels may change the ratio of height to width
 
 
 class LabelSizeError(DatasetError):
@@ -152,10 +153,18 @@ def check_label_size(sample: Sample, path: Path | str, size: tuple[int, ...], *,
         hint = "Download both again."
         if size == sample.image_size[::-1]:
             hint = "If its EXIF orientation turns the image, save the image upright without it, or give both the same."
+        elif is_scaled(size, sample.image_size):
+            hint = "Both have the same shape, so one is a scaled copy: scale it to the size of the other."
         raise LabelSizeError(
             f"{kind} must have the size of its image; {path} is {sides(size)}, and the image {sample.image_id!r} is "
             f"{sides(sample.image_size)} (height x width). {hint}"
         )
+
+
+def is_scaled(size: tuple[int, ...], image_size: tuple[int, ...]) -> bool:
+    """Whether two sizes, each (height, width), differ, but have the same ratio of height to width, up to rounding."""
+    first, second = size[0] * image_size[1], size[1] * image_size[0]
+    return size != image_size and abs(first - second) <= _SHAPE * second
 
 
 def check_turn(sample: Sample, image: Path, labels: Path, orientation: int) -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal, NamedTuple
 
-from tadp.errors import ImageError, TADPError
+from tadp.errors import Argument, ImageError, TADPError
 
 Kind = Literal[
     "image without labels",
@@ -63,11 +63,24 @@ def keep(kind: Kind, texts: Sequence[str]) -> bool:
     return problems is not None
 
 
+def spelled_twice(argument: Argument) -> str:
+    """An argument as in Python and as an option, for texts that are read in both.
+
+    Example:
+        >>> spelled_twice(Argument("bad_labels", "skip"))
+        "bad_labels='skip' (--bad-labels skip)"
+    """
+    value = "" if not argument.has_value or argument.value is True else argument.value
+    option = f"--{argument.name.replace('_', '-')} {'…' if value is ... else value}"
+    return f"{argument} ({option.strip()})"
+
+
 @contextmanager
 def kept(kind: Kind, error_type: type[Exception] = TADPError) -> Iterator[None]:
     """Let an error end this block but not the program, if problems are collected. An ImageError is of a bad file."""
     try:
         yield
     except error_type as error:
-        if not keep("unreadable file" if isinstance(error, ImageError) else kind, [str(error)]):
+        text = error.spelled(spelled_twice) if isinstance(error, TADPError) else str(error)
+        if not keep("unreadable file" if isinstance(error, ImageError) else kind, [text]):
             raise

@@ -1,19 +1,24 @@
 """Your own images and masks, in two folders."""
 
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from tadp.datasets.readers.class_choice import check_alike
-from tadp.datasets.readers.data_options import Palette
-from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError
+from tadp.datasets.readers.data_options import BadLabels, Palette
+from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record
+from tadp.datasets.readers.label_files import is_scaled
 from tadp.datasets.readers.mask_values import MaskValues
 from tadp.datasets.readers.paired_folders import Folder, Unpaired, pair_folders, shared_folder
 from tadp.datasets.sample import IGNORE_LABEL, Sample
-from tadp.files.checks import check_classes
-from tadp.images.image_files import LABEL_SUFFIXES
+from tadp.errors import DatasetError, ImageError
+from tadp.files.checks import check_choice, check_classes
+from tadp.images.image_files import LABEL_SUFFIXES, size_of
 from tadp.language.grammar import counted
 
 
@@ -48,6 +53,10 @@ class MaskFolder(FolderDataset):
             returns the next readable image; use it only in training. See `FolderDataset`.
         unpaired: What happens if images have no mask. "raise", the default, raises an error that names one; "skip"
             leaves them out with a warning. Masks without image are not used, with a warning.
+        bad_labels: What happens to masks that differ from their image in size: "raise", the default, raises an error
+            when such an image is read, and "skip" leaves these images out with a warning.
+        resize_labels: Whether a mask of another size but the same shape as its image is scaled to the image. Each pixel
+            gets the nearest value of the mask. False, the default, treats such masks as `bad_labels` says.
 
     Raises:
         MissingDataError: If a folder is missing or empty, or an image has no mask. The message says which.
@@ -73,6 +82,8 @@ class MaskFolder(FolderDataset):
         captions: Captions | None = None,
         on_error: OnError = "raise",
         unpaired: Unpaired = "raise",
+        bad_labels: BadLabels = "raise",
+        resize_labels: bool = False,
     ):
         pairs = pair_folders(
             images,
@@ -93,20 +104,24 @@ class MaskFolder(FolderDataset):
                 f"a mask can have 1 to {IGNORE_LABEL} classes, as the value {IGNORE_LABEL} means unknown; got "
                 f"{len(names)} names."
             )
-        self._values = MaskValues.of(names, labels, palette)
+        self._values = replace(MaskValues.of(names, labels, palette), resize=resize_labels)
+        check_choice(bad_labels, get_args(BadLabels), name="bad_labels")
+        self.resizes_labels = resize_labels
         self._may_be_white = len(names) == 2 and palette is None and IGNORE_LABEL not in (labels or {})
         root = shared_folder(images)
+        records = pairs.records if bad_labels == "raise" else self._of_one_size(pairs.records)
+        present = {record.image_id for record in records}
         check_alike({label: label for label in names}, f"MaskFolder {root.name!r}", {})
         super().__init__(
-            pairs.records,
+            records,
             name=root.name or str(root),
             advice=f"Each image needs a mask of the same name: a{mask_suffix}.png for a.jpg. (JPEG is not suitable for "
-            "masks, because it changes values.) If masks are called a_mask.png, pass mask_suffix='_mask'. Pass "
-            "unpaired='skip' to leave out images without mask.",
+            "masks, because it changes values.) If masks are called a_mask.png, pass mask_suffix='_mask' "
+            "(--mask-suffix _mask). Pass unpaired='skip' (--unpaired skip) to leave out images without mask.",
             class_names=names,
             captions=captions,
             on_error=on_error,
-            splits=pairs.splits,
+            splits={part: [key for key in keys if key in present] for part, keys in pairs.splits.items()},
         )
 
     def __repr__(self) -> str:
@@ -122,6 +137,24 @@ class MaskFolder(FolderDataset):
             return None
         return {self.class_names[label] for label in self._values.labels_in(path, name=self._name)}
 
+    def _of_one_size(self, records: Sequence[Record]) -> list[Record]:
+        """The images whose masks have their size, or get it. What cannot be read has an error later."""
+        wrong: dict[str, Path] = {}
+        for record in records:
+            with suppress(ImageError, DatasetError, OSError):
+                size, image_size = size_of(record.labels or record.image), size_of(record.image)
+                if size != image_size and not (self.resizes_labels and is_scaled(size, image_size)):
+                    wrong[record.image_id] = record.labels or record.image
+        if not wrong or len(wrong) == len(records):
+            return list(records)
+        warnings.warn(
+            f"{counted(len(wrong), 'mask', 'differ')} from the image in size, so {len(wrong)} of {len(records)} images "
+            f"are left out; the first: {next(iter(wrong.values()))}. Masks of the same shape as their image can be "
+            "scaled to it: resize_labels=True (--resize-labels).",
+            stacklevel=3,
+        )
+        return [record for record in records if record.image_id not in wrong]
+
     def _label(self, sample: Sample, path: Path) -> Sample:
         labelled = replace(sample, mask=self._values.read(sample, path, name=self._name))
         if self._may_be_white and _is_black_and_white(labelled):
@@ -129,7 +162,7 @@ class MaskFolder(FolderDataset):
                 "black and white",
                 f"{path} only has the values 0 and {IGNORE_LABEL}, and {IGNORE_LABEL} means unknown, so it has no "
                 f"pixels of {self.class_names[1]!r}. If white is meant to be that class, write 1 instead, or pass "
-                f"labels={{{IGNORE_LABEL}: 1}}.",
+                f"labels={{{IGNORE_LABEL}: 1}} (--labels {IGNORE_LABEL}=1).",
             )
         return labelled
 

@@ -8,9 +8,16 @@ import numpy as np
 from jaxtyping import Int64
 
 from tadp.datasets.readers.data_options import Color, Palette
-from tadp.datasets.readers.label_files import check_label_size, checked_mask, class_table, to_classes
-from tadp.datasets.sample import IGNORE_LABEL, Sample
-from tadp.errors import DatasetError
+from tadp.datasets.readers.label_files import (
+    LabelSizeError,
+    check_label_size,
+    checked_mask,
+    class_table,
+    is_scaled,
+    to_classes,
+)
+from tadp.datasets.sample import IGNORE_LABEL, Sample, sides
+from tadp.errors import Argument, DatasetError
 from tadp.files.checks import check_ordered, check_whole
 from tadp.images.image_files import Stored, read_labels
 
@@ -27,12 +34,15 @@ class MaskValues:
         colors: The class of each colour, by its red, green and blue; None if masks store values.
         shown: For each index, the colour that the palette of a file gave it, and the first such file. A file whose
             palette differs is refused.
+        resize: Whether to scale a mask to the size of its image if both have the same shape. False refuses it, with a
+            message that names the option; None is for readers without this option.
     """
 
     class_names: tuple[str, ...]
     table: Int64[np.ndarray, " _values"]
     colors: Mapping[tuple[int, int, int], int] | None = None
     shown: dict[int, tuple[tuple[int, ...], Path | str]] = field(default_factory=dict)
+    resize: bool | None = None
 
     @classmethod
     def of(
@@ -97,6 +107,18 @@ class MaskValues:
             DatasetError: If the mask differs from the image in size, has a value or colour without class, or its
                 palette contradicts that of another mask.
         """
+        size = stored.values.shape[:2]
+        if self.resize is not None and is_scaled(size, sample.image_size):
+            if not self.resize:
+                raise LabelSizeError(
+                    f"{where} is {sides(size)}, and the image {sample.image_id!r} is {sides(sample.image_size)} "
+                    "(height x width): the same shape at another scale. To scale masks to their images, pass ",
+                    Argument("resize_labels", True),
+                    "; to leave such images out, pass ",
+                    Argument("bad_labels", "skip"),
+                    ".",
+                )
+            stored = stored._replace(values=_resized(stored.values, sample.image_size))
         if self.colors is not None:
             check_label_size(sample, where, stored.values.shape[:2], kind="a mask")
             return _from_colors(stored.values, self.colors, where, name)
@@ -141,6 +163,14 @@ def _from_colors(
             "edges, export the masks without smoothing."
         )
     return known[place, 1]
+
+
+def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scale a mask by taking the value whose centre is nearest, so that no new values arise."""
+    rows, columns = (
+        ((2 * np.arange(new) + 1) * old // (2 * new)) for new, old in zip(size, values.shape, strict=False)
+    )
+    return values[rows[:, None], columns]
 
 
 def _code(pixels: np.ndarray) -> np.ndarray:

@@ -64,7 +64,8 @@ def open(
             gives samples without captions.
         on_error: What happens if an image cannot be read: "raise" an error, or "skip" it and return the next readable
             image, with a warning; see `FolderDataset`.
-        **options: Further arguments of the reader, such as `class_names` or `unpaired`.
+        **options: Further arguments of the reader, such as `class_names` or `unpaired`. `masks` and `images` are the
+            folders of masks and of images if they have unusual names; without `images`, that is `path`.
 
     Returns:
         The data set, of the class of its reader.
@@ -87,7 +88,12 @@ def open(
         raise MissingDataError(f"{str(path)!r} is neither a folder nor the name of a data set ({', '.join(DATASETS)}).")
     if isinstance(captions, str | Path):
         captions = CaptionTable.open(captions)
-    layout, arguments = _recognised(folder, task)
+    masks = options.pop("masks", None)
+    if masks is None:
+        layout, arguments = _recognised(folder, task)
+    else:
+        layout = next(layout for layout in LAYOUTS if layout.open is open_masks)
+        arguments = ({"images": Path(options.pop("images", folder)), "masks": Path(masks)},)
     if task is not None and layout.open is VOCFolder:
         options["task"] = task
     parameters = signature(MaskFolder if layout.open is open_masks else layout.open).parameters.values()
@@ -122,7 +128,12 @@ def _recognised(folder: Path, task: TaskName | None) -> tuple[Layout, tuple[Any,
         raise DatasetError(f"{folder} has no labels for {task}: its layout is that of {' and '.join(others)}.")
     readers = "; ".join(f"{layout.reader} ({layout.looks})" for layout in LAYOUTS)
     raise DatasetError(
-        f"the layout of {folder} is not that of a data set: it has {_content(folder)}. Readers: {readers}."
+        f"the layout of {folder} is not that of a data set: it has {_content(folder)}. Readers: {readers}. "
+        "For images and masks in folders of other names, pass ",
+        Argument("images", ...),
+        " and ",
+        Argument("masks", ...),
+        ".",
     )
 
 
