@@ -69,7 +69,7 @@ def evaluate(
         Path | None,
         typer.Option(
             "--masks",
-            help="The folder of masks of --images, PNG, TIFF or PGM files with the same names.",
+            help="The folder of masks of --images or of --data, PNG, TIFF or PGM files with the same names.",
             show_default=False,
         ),
     ] = None,
@@ -124,7 +124,11 @@ def evaluate(
     from tadp.tasks import evaluate as measure
 
     task = task_of(model, revision=revision) if task is None else task
-    chosen = {name: value for name, value in field_values({**reader, "images": images}).items() if value is not None}
+    chosen = {
+        name: value
+        for name, value in field_values({**reader, "images": images, "masks": masks}).items()
+        if value is not None
+    }
     _check_data(task, data, root=root, images=images, masks=masks, options=chosen)
     has_captions = captions is not None or captioner is not None
     run = run_of(model, data, task=task, passed=chosen, has_captions=has_captions)
@@ -176,7 +180,7 @@ def _check_data(
 
     is_own = data is not None and is_folder(data, root)
     for name in options:
-        if not is_own and name != "images":
+        if not is_own and name not in ("images", "masks"):
             raise OptionError(Argument(name), " is for a folder in ", Argument("data", ...), ".")
     if data is None:
         if images is None or masks is None:
@@ -184,7 +188,7 @@ def _check_data(
         if task is not Task.segmentation:
             raise typer.BadParameter(f"masks are labels for segmentation, not for {task.value}.", param_hint="--masks")
         return
-    if masks is not None or (images is not None and not is_own):
+    if (masks is not None or images is not None) and not is_own:
         raise typer.BadParameter("pass --data, or --images and --masks, not both.", param_hint="--data")
     if is_own:
         return
