@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tadp.tasks import TaskModel
 
 
+SCORE = 0.5  # the default of `DetectionResult.plot`
 TaskAndImages = Annotated[
     list[str],
     typer.Argument(
@@ -62,6 +63,10 @@ def predict(
     short_side_px: ShortSidePx = None,
     flip: Flip = False,
     multi_scale: MultiScale = False,
+    score: Annotated[
+        float,
+        typer.Option("--score", min=0, max=1, help="Score above which the pictures of detection show a box."),
+    ] = SCORE,
     device: Device = None,
     dtype: DtypeOption = Dtype.float32,
     revision: Revision = None,
@@ -71,7 +76,7 @@ def predict(
 
     For photo.jpg, the command writes a picture to look at, photo.TASK.plot.png, and the data: photo.segmentation.png
     (grey values are class indices) or photo.depth.png (16-bit millimetres), each with a small .json file, or
-    photo.detection.json.
+    photo.detection.json. The .json file of detection has all boxes, and the picture those above --score.
 
     To continue a run, run the command again: finished images are skipped. If their results were made by another model
     or with other options, or an image has changed, nothing is replaced unless you pass --overwrite. An image that
@@ -95,6 +100,8 @@ def predict(
     if predictor.text.own_class:
         predictor.text.of_images(caption)  # refuses an unknown class before an image is read
     settings = _prediction_settings(predictor, name=model, revision=revision, caption=caption, options=options)
+    plot = {"score": score} if task is Task.detection else {}
+    settings |= plot
     with only_run(output, is_folder=True) as run:
         for folder in {target.parent for target in todo.values()}:
             remove_leftovers(folder)
@@ -106,7 +113,9 @@ def predict(
         with progress() as bar:
             for image, target in bar.track(list(todo.items()), description="predicting"):
                 try:
-                    result, written = _predict_image(predictor, image, target, caption, settings=settings, **options)
+                    result, written = _predict_image(
+                        predictor, image, target, caption, settings=settings, plot=plot, **options
+                    )
                 except (ImageError, CaptionError) as error:
                     fail(error)
                     failed += 1
@@ -114,6 +123,8 @@ def predict(
                 finally:
                     run.check()
                 echo(f"{image}: {_summary(result)} → {', '.join(str(path) for path in written)}")
+    if task is Task.detection and todo:
+        echo(f"the pictures show boxes with a score above {score:g} (--score); the .json files have all", err=True)
     if predictor.captioner is not None and caption is None:
         warn_about_tiny(str(predictor.captioner_name), others="--captioner")
     if failed:
@@ -131,7 +142,14 @@ def _task_and_images(arguments: list[str]) -> tuple[Task | None, list[str]]:
 
 
 def _predict_image(
-    predictor: "TaskModel", image: Path, target: Path, caption: str | None, *, settings: dict[str, Any], **options: Any
+    predictor: "TaskModel",
+    image: Path,
+    target: Path,
+    caption: str | None,
+    *,
+    settings: dict[str, Any],
+    plot: dict[str, Any],
+    **options: Any,
 ) -> tuple[Any, list[Path]]:
     """Predict one image and write its files; returns the result and their paths.
 
@@ -147,7 +165,7 @@ def _predict_image(
         result: Any = predictor.predict(image, caption, **options)
         # the data last, with the .json at the end: an image counts as done when its .json exists
         record = {"settings": settings, "image_sha256": file_digest(image)}
-        return result, [_save_plot(result, Path(f"{target}.plot.png")), *result.save(target, record=record)]
+        return result, [_save_plot(result, Path(f"{target}.plot.png"), **plot), *result.save(target, record=record)]
     except OutputError as error:
         if not is_about_name(error):
             raise
@@ -289,9 +307,9 @@ def _summary(result: Any) -> str:
     return repr(result).partition("(")[2].removesuffix(")")
 
 
-def _save_plot(result: Any, target: Path) -> Path:
+def _save_plot(result: Any, target: Path, **options: Any) -> Path:
     from tadp.files.atomic import replace_file
 
     with replace_file(target) as part:
-        result.plot().save(part, format="PNG")
+        result.plot(**options).save(part, format="PNG")
     return target

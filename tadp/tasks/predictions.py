@@ -202,7 +202,8 @@ class DetectionResult:
             {"name": name, "score": round(score, 4), "box": [round(edge, 2) for edge in box]}
             for name, score, box in zip(self.names, self.scores.tolist(), self.boxes.tolist(), strict=True)
         ]
-        return [_save_json(path, {"caption": self.caption, "objects": objects}, record)]
+        content = {"caption": self.caption, "box": "left, top, right, bottom in pixels", "objects": objects}
+        return [_save_json(path, content, record)]
 
 
 def label_of(sample: Sample, name: str) -> Any:

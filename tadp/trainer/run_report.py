@@ -56,12 +56,14 @@ class Measured:
         result: The result of the metric, which prints as a table.
         confusion: How often the row's true label was predicted as the column's, (L, L).
         labels: The names of the rows and columns.
+        counted: What the confusion matrix counts, in words; "" if that is clear.
         worst: The images with the lowest scores, the lowest first.
     """
 
     result: Any
     confusion: Int64[np.ndarray, "_l _l"]
     labels: list[str]
+    counted: str
     worst: list[WorstImage]
 
 
@@ -104,7 +106,11 @@ def measure(
     ]
     total = np.sum(gather_object([counts]), axis=0)
     return Measured(
-        filled.compute(), total, labels, sorted(gather_object(drawn), key=lambda image: image.score)[:WORST]
+        filled.compute(),
+        total,
+        labels,
+        task.counted,
+        sorted(gather_object(drawn), key=lambda image: image.score)[:WORST],
     )
 
 
@@ -215,7 +221,7 @@ def write_report(
         _save(curves, folder / "curves.png")
         parts += ["", "## Curves", "", "![Loss and scores over the steps](curves.png)"]
     parts += ["", "## Figures in full", "", "```text", str(measured.result), "```"]
-    parts += ["", "## Confusion matrix", "", "Each row shows predictions for one true label.", ""]
+    parts += ["", "## Confusion matrix", "", f"Each row shows predictions for one true label.{measured.counted}", ""]
     parts += [confusion_text(measured.confusion, measured.labels)]
     if measured.worst:
         _save(draw_worst(measured.worst), folder / "worst.png")

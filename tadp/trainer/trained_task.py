@@ -68,6 +68,7 @@ class TrainedTask(ABC):
         recipes: The recipes by name.
         heads: The classes of its heads by the recipe's `head`; "" is that of recipes that do not name one.
         backbone_options: Options of the backbone that differ from the defaults.
+        counted: What the confusion matrix counts, in words, where that is not clear; "" otherwise.
         kind: The class of its models.
         watched: The figure that decides which weights are best.
         higher_is_better: Whether a higher figure is better.
@@ -80,6 +81,7 @@ class TrainedTask(ABC):
     watched: ClassVar[str]
     higher_is_better: ClassVar[bool]
     backbone_options: ClassVar[Mapping[str, Any]] = {}
+    counted: ClassVar[str] = ""
 
     @abstractmethod
     def build(
@@ -325,6 +327,10 @@ class DetectionTraining(TrainedTask):
     heads = MappingProxyType({"": DetectionHead})
     recipes = DETECTION
     watched, higher_is_better = "mAP50", True
+    counted = (
+        f" Predictions with a score above {_SCORE:g} count; one that covers an object has an overlap (IoU) of at least "
+        f"{_OVERLAP:g} with it. The row 'nothing' has predictions that cover no object, the column missed objects."
+    )
 
     def build(
         self,

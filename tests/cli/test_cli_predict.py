@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import tadp_run
+from running import plain, tadp_run
 from typer.testing import CliRunner
 
 import tadp
 from tadp.cli import app
 from tadp.datasets.scenes import CLASSES, Scenes
 from tadp.files.run_lock import only_run
+from tadp.tasks.predictions import DetectionResult
 
 TASKS = ("segmentation", "depth", "detection")
 
@@ -70,6 +71,19 @@ def test_predict_writes_a_picture_and_data(task, models, photos, tmp_path):
             assert picture.size == (150, 130)
     again = run("predict", task, photos, "-m", models / task, "-o", tmp_path)
     assert "2 already done" in again.output
+
+
+def test_the_score_chooses_the_boxes_in_the_pictures(models, photos, tmp_path, monkeypatch):
+    shown = []
+    plot = DetectionResult.plot
+    monkeypatch.setattr(DetectionResult, "plot", lambda self, **options: (shown.append(options), plot(self))[1])
+    done = run("predict", "detection", photos, "-m", models / "detection", "-o", tmp_path, "--score", 0.2)
+    assert done.exit_code == 0, done.output
+    assert "the pictures show boxes with a score above 0.2 (--score); the .json files have all" in plain(done.output)
+    assert shown == [{"score": 0.2}] * 2
+    assert json.loads((tmp_path / "0.detection.json").read_text())["box"] == "left, top, right, bottom in pixels"
+    again = run("predict", "detection", photos, "-m", models / "detection", "-o", tmp_path)
+    assert "score was 0.2 and is 0.5" in plain(again.output)
 
 
 def test_an_image_that_was_not_finished_is_done_again(models, photos, tmp_path, monkeypatch):

@@ -300,6 +300,7 @@ def test_detection_learns_from_a_coco_export(tmp_path):
     result = run(coco, tmp_path / "run", "detection", class_names=None, crop=64, head_options=head, batch=2)
     assert list(result.figures) == ["mAP50"]
     assert "| nothing |" in result.report.read_text()
+    assert "Predictions with a score above 0.5 count" in result.report.read_text()
     assert result.model.class_names == CLASSES[1:]
 
 
