@@ -34,8 +34,8 @@ _ADVICE = {
     ),
     "wrong label": (
         "cannot be used",
-        "Correct them in the labelling tool. If a value of masks means unknown, pass labels={11: 255} "
-        "(--labels 11=255).",
+        "Correct them in the labelling tool, or the list of class names. If a value of masks means unknown, "
+        "pass labels={11: 255} (--labels 11=255).",
     ),
     "label outside": (
         "are outside the image or of another size",
@@ -123,9 +123,13 @@ def of_files(
     for problem in problems:
         by_kind.setdefault(problem.kind, {})[problem.text] = None
     skipped = {kind for name, kinds in _SKIPPED.items() if options.get(name) == "skip" for kind in kinds}
+    has_masks = any(measured.fault == "wrong label" for measured in facts.values())
     for kind in _ADVICE:
         for finding in found(kind, list(by_kind.get(kind, ()))):
-            yield replace(finding, advice="They are left out, as you chose.") if kind in skipped else finding
+            advice = "They are left out, as you chose." if kind in skipped else finding.advice
+            if kind == "wrong label" and not has_masks:
+                advice = advice.partition(" If a value of masks")[0]
+            yield replace(finding, advice=advice)
 
 
 def of_classes(

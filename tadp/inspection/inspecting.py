@@ -144,7 +144,7 @@ def _open(folder: Path, how: dict[str, Any], options: Mapping[str, Any]) -> _Ope
             data = datasets.open(folder, **options)
         except DatasetError as error:
             if error.option != "class_names" or "class_names" in options:
-                if problems:  # because of which nothing is left
+                if problems and error.option is None:  # because of which nothing is left
                     first = f"{len(problems)} problems, the first of them: {problems[0].text}"
                     raise DatasetError(f"{error} {first}") from error
                 raise

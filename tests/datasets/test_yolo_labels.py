@@ -128,6 +128,25 @@ def test_lines_that_are_no_labels_are_refused(ultralytics, line, message):
         YoloDataset(ultralytics)
 
 
+def test_class_numbers_without_a_name_are_counted_and_refused_or_left_out(ultralytics):
+    write(ultralytics / "labels/train/b.txt", f"{BOX}\n7 0.5 0.5 0.5 0.5\n7 0.4 0.4 0.2 0.2\n")
+    message = r"b.txt, line 3: unknown class 7; the 2 names .*data\.yaml lists other classes .*7 \(2\)\. "
+    with pytest.raises(DatasetError, match=message + r"Correct the names in .*bad_labels='skip'"):
+        YoloDataset(ultralytics)
+    with pytest.warns(UserWarning, match=message + "Labels without a name are left out"):
+        data = YoloDataset(ultralytics, bad_labels="skip")
+    assert data[1].boxes.labels.tolist() == [1]
+
+
+def test_folders_of_images_and_labels_may_be_links(ultralytics, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    write(linked / "data.yaml", "train: images/train\nval: images/val\nnames: [dog, cat]\n")
+    for name in ("images", "labels"):
+        (linked / name).symlink_to(ultralytics / name)
+    assert YoloDataset(linked).image_ids == YoloDataset(ultralytics).image_ids
+
+
 def test_boxes_without_area_are_left_out_and_rounding_is_clipped(ultralytics):
     write(ultralytics / "labels/train/b.txt", "0 0.5 0.5 0 0.5\n0 0.9 0.5 0.2000002 0.5\n")
     with pytest.warns(UserWarning, match=r"1 label has no area \(left out\); .*b.txt, line 1: a box must have an"):

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from tadp.captions.records import shown
 from tadp.datasets.readers.label_problems import keep
 from tadp.datasets.sample import IGNORE_LABEL
-from tadp.errors import DatasetError
+from tadp.errors import Argument, DatasetError
 from tadp.files.checks import check_classes
 from tadp.language.matching import readable
 
@@ -131,7 +131,9 @@ def _tell_of_left_out(
             )
     if left_out and len(left_out) == len(renamed):
         raise DatasetError(
-            f"{name} has none of the classes in class_names ({_listed(names)}); its classes are {_listed(left_out)}."
+            f"{name} has none of the classes in ",
+            Argument("class_names"),
+            f" ({_listed(names)}); its classes are {_listed(left_out)}.",
         )
     if left_out:
         warnings.warn(

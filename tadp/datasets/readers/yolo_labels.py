@@ -13,12 +13,12 @@ from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames
 from tadp.datasets.readers.data_options import BadLabels, Unpaired
 from tadp.datasets.readers.image_folder import Captions, OnError, Record
-from tadp.datasets.readers.label_problems import kept
+from tadp.datasets.readers.label_problems import keep, kept
 from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset, with_labels
 from tadp.datasets.readers.outlines import Polygons
 from tadp.datasets.readers.paired_folders import pictures, splits_of
 from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
-from tadp.errors import CorruptFileError, DatasetError, MissingDataError
+from tadp.errors import Argument, CorruptFileError, DatasetError, MissingDataError
 from tadp.files.checks import LARGEST_JSON, check_regular, read_lines
 from tadp.language.unicode_forms import composed
 
@@ -57,8 +57,8 @@ class YoloDataset(ObjectDataset):
         unpaired: What happens to images without text file. "raise", the default, raises an error that names one. "skip"
             leaves them out with a warning, and "empty" takes them as images without objects, as Ultralytics does. A
             text file that is empty means no objects. Text files without image are not used, with a warning.
-        bad_labels: What happens to boxes outside their image: "raise", the default, raises an error that names the
-            file, and "skip" leaves them out with a warning.
+        bad_labels: What happens to boxes outside their image and to class numbers without a name: "raise", the default,
+            raises an error that names the file, and "skip" leaves such labels out with a warning.
 
     Raises:
         MissingDataError: If no images or class names are found, or images have no text file.
@@ -91,15 +91,18 @@ class YoloDataset(ObjectDataset):
         labels |= _orphans(labels)
         splits = _splits(path.parent, config, images)
         keys = with_labels(list(images), labels, images, kind="text file", name=name, unpaired=unpaired)
+        classes: dict[int, list[str]] = {}
+        entries = [
+            LabelledImage(
+                Record(key, images[key], labels.get(key)),
+                _objects(labels[key], found, classes) if key in labels else (),
+                (1, 1),
+            )
+            for key in keys
+        ]
+        _check_numbers(classes, found, path, bad_labels)
         super().__init__(
-            [
-                LabelledImage(
-                    Record(key, images[key], labels.get(key)),
-                    _objects(labels[key], found) if key in labels else (),
-                    (1, 1),
-                )
-                for key in keys
-            ],
+            entries,
             found,
             name=name,
             class_names=class_names,
@@ -213,9 +216,9 @@ def _split_images(root: Path, config: Mapping[str, Any], split: str) -> list[Pat
                 f"{root}: path and {split} in data.yaml must be folders or lists; got {shown(folder)} and "
                 f"{shown(entries)}."
             )
-    limit = root.resolve().parent
+    limits = {root.resolve().parent, root.absolute().parent}
     base = Path(os.path.normpath(root.resolve() / folder))
-    if limit not in base.parents:  # the place on the machine that made the export
+    if not limits & set(base.parents):  # the place on the machine that made the export
         base = root
     images: list[Path] = []
     for entry in entries:
@@ -223,7 +226,7 @@ def _split_images(root: Path, config: Mapping[str, Any], split: str) -> list[Pat
         if Path(entry).is_absolute() and Path(entry).is_relative_to(folder):
             inside = str(Path(entry).relative_to(folder))
         found = [place for place in (base / entry, base / inside, root / inside) if _exists(place)]
-        place = next((place for place in found if limit in place.resolve().parents), None)
+        place = next((place for place in found if _is_below(place, limits)), None)
         if found and place is None:
             raise DatasetError(
                 f"{root}: {split} in data.yaml leads to {found[0].resolve()}, outside the data set. Move data.yaml "
@@ -237,6 +240,12 @@ def _split_images(root: Path, config: Mapping[str, Any], split: str) -> list[Pat
             index = NameIndex({path.as_posix(): path for path in pictures(root)})
             images += [Path(path) for path in find_listed(place, index, "", str(root))]
     return images
+
+
+def _is_below(place: Path, limits: set[Path]) -> bool:
+    """Whether a path is below one of some folders. A folder there may be a link to another place; a list may not."""
+    named = Path(os.path.normpath(place.absolute()))
+    return bool(limits & {*place.resolve().parents, *(named.parents if place.is_dir() else ())})
 
 
 def _exists(path: Path) -> bool:
@@ -277,7 +286,37 @@ def _orphans(labels: Mapping[str, Path]) -> dict[str, Path]:
     return {str(path): path for path in texts if path not in used and path.name not in _NAMES}
 
 
-def _objects(path: Path, names: Sequence[str]) -> list[LabelledObject]:
+def _check_numbers(
+    classes: Mapping[int, Sequence[str]], names: Sequence[str], path: Path, bad_labels: BadLabels
+) -> None:
+    """Refuse class numbers without a name, because the names of the others may then be wrong, too.
+
+    Args:
+        classes: The places of the labels of each class number.
+        names: The names.
+        path: The file with the names.
+        bad_labels: Whether to warn only.
+    """
+    unknown = [number for number in sorted(classes) if not 0 <= number < len(names)]
+    if not unknown:
+        return
+    counts = ", ".join(f"{number} ({len(classes[number])})" for number in sorted(classes))
+    problem = (
+        f"{classes[unknown[0]][0]}: unknown class {unknown[0]}; the {len(names)} names are numbered from 0. If {path} "
+        f"lists other classes than the labels, all names are wrong; labels by class number: {counts}."
+    )
+    if keep("wrong label", [problem]):
+        return
+    if bad_labels == "raise":
+        raise DatasetError(
+            f"{problem} Correct the names in {path.name}, or leave out labels without a name: ",
+            Argument("bad_labels", "skip"),
+            ".",
+        )
+    warnings.warn(f"{problem} Labels without a name are left out.", stacklevel=3)
+
+
+def _objects(path: Path, names: Sequence[str], classes: dict[int, list[str]]) -> list[LabelledObject]:
     lines, objects = [], []
     with kept("wrong label"):
         try:
@@ -287,11 +326,12 @@ def _objects(path: Path, names: Sequence[str]) -> list[LabelledObject]:
             raise DatasetError(f"{path} cannot be read ({error}). Export it again.") from error
     for number, line in enumerate(lines, 1):
         with kept("wrong label"):
-            objects += [_object(line, f"{path}, line {number}", names)] if line.strip() else []
+            objects += _object(line, f"{path}, line {number}", names, classes) if line.strip() else []
     return objects
 
 
-def _object(line: str, where: str, names: Sequence[str]) -> LabelledObject:
+def _object(line: str, where: str, names: Sequence[str], classes: dict[int, list[str]]) -> list[LabelledObject]:
+    """The object of a line, which whose place is added to that of its class; [] if its class has no name."""
     try:
         index, *numbers = (float(word) for word in line.split())
         if not index.is_integer() or len(numbers) < 4 or len(numbers) % 2:
@@ -301,13 +341,14 @@ def _object(line: str, where: str, names: Sequence[str]) -> LabelledObject:
             f"{where}: a label must be a class number and four numbers of a box, or the x and y of three points or "
             f"more; got {shown(line)}."
         ) from error
+    classes.setdefault(int(index), []).append(where)
     if not 0 <= index < len(names):
-        raise DatasetError(f"{where}: unknown class {index:g}; the {len(names)} names are numbered from 0.")
+        return []
     name = names[int(index)]
     if not all(-_SLACK <= number <= 1 + _SLACK for number in numbers):  # NaN is not between them either
         problem = f"coordinates must be fractions of the image's width and height, 0 to 1; got {shown(line)}"
-        return LabelledObject(name, None, where, contradiction=problem)
+        return [LabelledObject(name, None, where, contradiction=problem)]
     if len(numbers) == 4:
         x, y, width, height = numbers
-        return LabelledObject(name, (x - width / 2, y - height / 2, x + width / 2, y + height / 2), where)
-    return LabelledObject(name, None, where, Polygons([np.reshape(numbers, (-1, 2))], is_relative=True))
+        return [LabelledObject(name, (x - width / 2, y - height / 2, x + width / 2, y + height / 2), where)]
+    return [LabelledObject(name, None, where, Polygons([np.reshape(numbers, (-1, 2))], is_relative=True))]
