@@ -20,7 +20,7 @@ from tadp.datasets.readers.data_options import to_json
 from tadp.datasets.readers.named import DATASETS, TaskName, open_dataset
 from tadp.datasets.scenes import Style
 from tadp.datasets.transforms.augmented import SampleSource
-from tadp.errors import Argument, TrainingError
+from tadp.errors import Argument, OptionError, TrainingError
 from tadp.files.progress import tracked
 from tadp.tasks.predictions import label_of
 from tadp.trainer.processes import Accelerator
@@ -247,6 +247,7 @@ def open_parts(task: str, data: Any, options: TrainOptions) -> DataParts:
         known = " or ".join(tasks) or "none"
         raise TrainingError(f"{opened!r} has no labels for {task}; it has labels for {known}.")
     parts = datasets.split(opened, **options.split_arguments)
+    parts = {name: _limited(part, options) for name, part in parts.items()}
     held_out = [name for name in ("val", "test") if name in parts]
     if "train" not in parts or not held_out:
         raise TrainingError(f"a run needs the parts train and val, or train and test; got {', '.join(parts)}.")
@@ -263,6 +264,14 @@ def open_parts(task: str, data: Any, options: TrainOptions) -> DataParts:
         "trained": list(train.image_ids),
     }
     return DataParts(repr(opened).strip("<>"), train, parts[held_out[0]], parts[measured], measured, origin)
+
+
+def _limited(part: Any, options: TrainOptions) -> Any:
+    """A part of the data with at most as many images as the limit, in their order."""
+    if options.limit is None or len(part) <= options.limit:
+        return part
+    drawn = np.random.default_rng(options.split_seed).choice(len(part), options.limit, replace=False)
+    return part.subset([part.image_ids[index] for index in sorted(drawn.tolist())])
 
 
 def is_named(data: str | Path, root: Path | None) -> bool:
@@ -337,6 +346,8 @@ def _named(task: str, name: str, options: TrainOptions) -> DataParts:
     if task not in entry.tasks or entry.train is None:
         raise TrainingError(f"{name} cannot train {task}. Pass another ", Argument("data", ...), " or task.")
     options.refuse(f"{name}, which is read as published")
+    if options.limit is not None:
+        raise OptionError(Argument("limit"), f" is for data of your own; {name} is read as published. Leave it out.")
     on_error = "skip" if options.skip_broken else "raise"
     train = open_dataset(name, options.root, split=entry.train, on_error=on_error)
     test = open_dataset(name, options.root, split=entry.test)

@@ -23,8 +23,8 @@ _TUNE = {"head": "nothing", "lora": "lora", "all": "all"}  # the words of the co
 _SHORT = 100  # steps; a shorter run is only evaluated at the end
 # Options that change no weight
 _FREE = (
-    "root", "skip_broken", "captions", "captioner", "evaluate_images", "flip", "save_every", "workers", "progress",
-    "evaluate_every",
+    "root", "skip_broken", "limit", "captions", "captioner", "evaluate_images", "flip", "save_every", "workers",
+    "progress", "evaluate_every",
     *(option.name for option in fields(DataOptions)),  # the data are compared themselves
 )  # fmt: skip
 

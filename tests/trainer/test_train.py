@@ -222,6 +222,21 @@ def test_accumulated_batches_are_one_large_batch(export, tmp_path):
         torch.testing.assert_close(small[name], expected, rtol=1e-3, atol=2e-4)
 
 
+def test_a_limit_takes_some_images_of_each_part(export, tmp_path):
+    parts = open_parts("segmentation", export, TrainOptions(class_names=CLASSES, limit=4, fraction=0.4))
+    whole = open_parts("segmentation", export, TrainOptions(class_names=CLASSES, fraction=0.4))
+    for part, all_images in ((parts.train, whole.train), (parts.test, whole.test)):
+        assert len(part) == 4 < len(all_images)
+        assert set(part.image_ids) < set(all_images.image_ids)
+    finished = run(export, tmp_path / "run", limit=4, fraction=0.4, steps=1)
+    details = json.loads((finished.folder / "result.json").read_text())["details"]
+    assert evaluated(finished.folder, export) == details
+    with pytest.raises(TrainingError, match="the training images are others"):
+        run(export, tmp_path / "run", limit=5, fraction=0.4, steps=1)
+    with pytest.raises(OptionError, match="limit is for data of your own; nyu is read as published"):
+        open_parts("depth", "nyu", TrainOptions(root=tmp_path, limit=4))
+
+
 def test_a_start_that_failed_does_not_block_the_folder(export, tmp_path, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise TrainingError("no step was possible")
