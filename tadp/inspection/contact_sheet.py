@@ -14,8 +14,6 @@ from tadp.datasets.transforms.geometry import fit, resize
 from tadp.drawing import SHORT_PX, box_picture, class_picture, depth_picture, sheet
 from tadp.errors import DatasetError, ImageError
 
-_LONGEST_PX = 480
-
 
 def contact_sheet(data: FolderDataset, image_ids: Sequence[str]) -> Image.Image | None:
     """Draw images with their labels, one image per row: the image, its mask, its boxes and its depth.
@@ -70,7 +68,7 @@ def examples(classes: Mapping[str, Set[str]], count: int) -> list[str]:
 def _pictures(data: FolderDataset, sample: Sample) -> tuple[str, dict[str, Image.Image]]:
     """The label of a row, and its pictures by the titles of their columns."""
     label = f"{sample.image_id} ({sides(sample.image_size)})"
-    sample = resize(sample, fit(sample.image_size, SHORT_PX, _LONGEST_PX))
+    sample = resize(sample, fit(sample.image_size, SHORT_PX, None))
     pictures = {"image": Image.fromarray(sample.image)}
     if sample.mask is not None:
         pictures["classes"] = class_picture(sample.image, torch.from_numpy(sample.mask), data.class_names)

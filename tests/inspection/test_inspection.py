@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tadp import datasets
 from tadp.cli import app
 from tadp.errors import DatasetError, MissingDataError
 from tadp.inspection import Inspection, inspect, inspecting
+from tadp.inspection.contact_sheet import _pictures
 
 HEIGHT, WIDTH = 48, 64
 NAMES = ["ground", "ball"]
@@ -619,6 +621,15 @@ def test_the_sheet_shows_labels_and_the_json_has_the_findings(tmp_path):
     assert content["images"] == 10
     assert content["classes"][1] == {"name": "dog", "images": 9, "boxes": 9, "pixels": None}
     assert json.loads(inspection.to_json()) == content
+
+
+def test_the_pictures_of_a_row_have_one_size(tmp_path):
+    for number in range(2):
+        save(tmp_path / "images" / f"{number}.png", photo(number, (40, 120)))
+        save(tmp_path / "masks" / f"{number}.png", np.zeros((40, 120), np.uint8))
+    data = datasets.open(tmp_path, class_names=NAMES)
+    _, pictures = _pictures(data, data[0])
+    assert pictures["image"].size[0] == pictures["classes"].size[0] == 960
 
 
 def test_the_command_prints_the_report_and_writes_the_sheet(tmp_path):

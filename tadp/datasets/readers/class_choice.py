@@ -111,7 +111,8 @@ def check_alike(renamed: Mapping[str, str], name: str, places: Mapping[str, str]
             where = [f"{label!r} ({places[label]})" if label in places else repr(label) for label in (first, label)]
             problem = (
                 f"{name} has two classes whose names only differ in case or blanks: {where[0]} and {where[1]}. If they "
-                f"are one class, pass class_names={{{label!r}: {first!r}}}; otherwise rename one in the labelling tool."
+                f"are one class, pass class_names={{{label!r}: {first!r}}} "
+                f"(--class-names '{label}={first}'); otherwise rename one in the labelling tool."
             )
             if not keep("similar names", [problem]):
                 raise DatasetError(problem)

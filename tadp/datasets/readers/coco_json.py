@@ -219,7 +219,7 @@ def _image_index(path: Path, folder: Path, part: str | None, images: Path | None
     place = next((place for place in (*beside, *places) if place.is_dir() and pictures(place)), folder)
     place = place if images is None else images
     if not place.is_dir():
-        raise MissingDataError(f"no folder {place}; pass images=… with the folder of the images.")
+        raise MissingDataError(f"no folder {place}; pass ", Argument("images", ...), " with the folder of the images.")
     return place, NameIndex({picture.relative_to(place).as_posix(): picture for picture in pictures(place)})
 
 
