@@ -501,7 +501,7 @@ def test_evaluate_says_what_it_measures_and_how_much_of_it_the_training_used(exp
     assert "measuring 15 images (all) of a folder that is not that of the training" in done
     coco = coco_folder(tmp_path / "coco", 4)
     wrong = plain(tadp_run(*command, coco, code=1).output)  # its reader has no labels, so that only the task is wrong
-    assert "has no labels for segmentation" in wrong
+    assert "has labels for detection, not for segmentation" in wrong
 
 
 def test_evaluate_uses_the_captions_and_the_options_of_the_run(export, tmp_path):
