@@ -38,6 +38,8 @@ def train(task: TaskArgument, data: Data, output: Output, dry_run: DryRun = Fals
     channels, deconv_channels, norm. detection: channels, hidden_channels, anchor_sizes, aspect_ratios, score_threshold,
     nms_iou, max_detections, max_proposals, samples_per_image. Options that are not passed keep the recipe's values.
     """
+    import torch.distributed
+
     from tadp.trainer import estimate
     from tadp.trainer import train as run_training
 
@@ -48,6 +50,8 @@ def train(task: TaskArgument, data: Data, output: Output, dry_run: DryRun = Fals
             echo(str(estimate(task.value, data, output, **chosen)))
             return
         run = run_training(task.value, data, output, **chosen)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # without this, a process may abort while Python ends
     if os.environ.get("RANK", "0") != "0":  # another process of torch.distributed.run prints the same
         return
     echo(str(run))

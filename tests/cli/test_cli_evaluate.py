@@ -49,7 +49,7 @@ def test_the_options_and_captions_of_a_run_are_read(record, tmp_path):
 def test_captions_outside_the_folder_of_the_run_are_read_only_if_they_are_passed(record, tmp_path, path):
     (tmp_path / "run" / "link.db").symlink_to(tmp_path / "elsewhere.db")
     record["captions"] = path.format(folder=tmp_path)
-    with pytest.raises(ModelError, match=r"run\.json: captions is '.*', which is outside .*run and so is not read"):
+    with pytest.raises(ModelError, match=r"run\.json: captions is '.*, which is outside .*run and so is not read"):
         recorded(record, tmp_path)
     run = recorded(record, tmp_path, has_captions=True)
     assert run is not None
