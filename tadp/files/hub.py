@@ -309,7 +309,15 @@ def _shards(index: Path) -> list[Path]:
     files = [index.parent / name for name in sorted(set(names.values()))]
     for path in files:
         name = path.relative_to(index.parent) if path.is_relative_to(index.parent) else path
-        if ".." in name.parts or not any(path.resolve().is_relative_to(home) for home in homes):
+        try:
+            if path.is_dir():
+                raise ValueError(name)
+            is_inside = any(path.resolve().is_relative_to(home) for home in homes)
+        except (OSError, ValueError) as error:  # a folder, or a name that is too long or has a null character
+            raise CorruptFileError(
+                f"{index} lists {str(name)[:80]!r}, which cannot be a file. Get it again."
+            ) from error
+        if ".." in name.parts or not is_inside:
             raise CorruptFileError(f"{index} lists the file {name}, which is outside its folder. Get the model again.")
     return files
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from builders import build_backbone, build_unet, images
+from builders_families import build_family
 from torch import nn
 
 import tadp
@@ -186,3 +187,24 @@ def test_stored_8_bit_weights_do_not_decide_the_dtype():
     any_unet(backbone).enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
     assert backbone.dtype == torch.float32
     torch.testing.assert_close(backbone(images(1, 64, 64), "a dog").maps[0], expected.maps[0], atol=0.5, rtol=0.5)
+
+
+def replace_processor(model: Any, part: str) -> None:
+    """Replace the processor of one attention layer, as a pipeline that shares the model may do."""
+    name = next(name for name in model.attn_processors if part in name)
+
+    class Other(type(model.attn_processors[name]).__mro__[1]):
+        pass
+
+    model.set_attn_processor({**model.attn_processors, name: Other()})
+
+
+@pytest.mark.parametrize(
+    ("family", "part"),
+    [("SD 2.x", "attn1"), ("SD 2.x", "mid_block"), ("SDXL", "attn1"), ("SD 3", "blocks.0"), ("FLUX", "blocks.0")],
+)
+def test_a_processor_that_does_not_record_is_noticed_too(family, part, tmp_path):
+    backbone = tadp.TADPBackbone.from_pretrained(build_family(family, tmp_path))
+    replace_processor(backbone.unet, part)
+    with pytest.raises(ModelError, match=rf"were replaced \(by a Other in [\w.]*{part}"):
+        backbone(images(1, 64, 64), "a dog")

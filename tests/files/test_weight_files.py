@@ -76,6 +76,34 @@ def test_a_weight_map_that_maps_nothing_is_refused(weight_map, tmp_path):
         TADPBackbone.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("name", ["", "part", "a\0b", "a" * 300])
+def test_a_weight_map_with_a_name_that_cannot_be_a_file(name, tmp_path):
+    folder = build_folder(tmp_path)
+    (folder / "unet" / "part").mkdir()
+    add_shard(folder / "unet", BASE["unet"]).write_text(json.dumps({"weight_map": {"conv_in.weight": name}}))
+    with pytest.raises(CorruptFileError, match=r"index.json lists '.*', which cannot be a file"):
+        TADPBackbone.from_pretrained(folder)
+
+
+def test_two_denoisers_in_one_folder_are_refused(tmp_path):
+    folder = build_folder(tmp_path)
+    shutil.copytree(folder / "unet", folder / "transformer")
+    with pytest.raises(ModelError, match=r"two denoisers, unet/ and transformer/; a model has one"):
+        TADPBackbone.from_pretrained(folder)
+    with pytest.raises(ModelError, match=r"two sets of weights, in unet/ and in transformer/"):
+        TADPBackbone.from_pretrained("tadp-tiny", unet=folder)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_replacing_part_with_weights_in_two_places_is_refused(part, tmp_path):
+    folder = build_folder(tmp_path / "model")
+    shutil.copytree(folder / part, tmp_path / "part")
+    shutil.copytree(folder / part, tmp_path / "part" / part)
+    with pytest.raises(ModelError, match=rf"two sets of weights, in {part}/ and directly"):
+        TADPBackbone.from_pretrained(folder, **{part: tmp_path / "part"})
+    TADPBackbone.from_pretrained(folder, **{part: tmp_path / "part" / part})
+
+
 @pytest.mark.parametrize("part", BASE)
 def test_a_variant_that_one_part_lacks(part, tmp_path):
     plain, folder = build_folder(tmp_path / "plain", seed=1), build_folder(tmp_path / "fp16", seed=1, variant="fp16")

@@ -300,14 +300,14 @@ class DiffusersFamily(Family):
     recorder_class: ClassVar[type | None] = None  # the class of the processors that `install_recording` installs
 
     def check_unchanged(self, model: Any, layout: Layout) -> None:
-        """Refuse a denoiser whose attention processors were replaced."""
-        recorder_class = self.recorder_class
-        for name, level in layout.attention_layers.items() if recorder_class else ():
-            processor = model.get_submodule(name).processor
-            if (recorder_class and not isinstance(processor, recorder_class)) or processor.level != level:
+        """Refuse a denoiser in which any attention processor was replaced, also one that does not record."""
+        kind = self.recorder_class
+        for name, processor in model.attn_processors.items() if kind else ():
+            layer = name.removesuffix(".processor").replace("_orig_mod.", "")  # that of a compiled block
+            if not (kind and isinstance(processor, kind) and processor.level == layout.attention_layers.get(layer)):
                 raise ModelError(
                     f"the attention processors of the {self.part} were replaced (by a {type(processor).__name__} in "
-                    f"{name}), as fuse_qkv_projections, IP adapters and attention slicing do; load the model again."
+                    f"{layer}), as fuse_qkv_projections, IP adapters and attention slicing do; load the model again."
                 )
 
     def config(self, model: Any) -> Mapping[str, Any]:

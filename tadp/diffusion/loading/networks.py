@@ -17,6 +17,7 @@ from tadp.files.building import build
 from tadp.files.hub import (
     HubOptions,
     check_readable,
+    has_weights_of,
     index_name,
     local_file,
     local_folder,
@@ -189,7 +190,13 @@ def load_text_adapter(adapter: nn.Module, folder: Path, *, dtype: torch.dtype) -
 
 def _denoiser_in(folder: Path) -> str:
     """The subfolder that exists, or "unet" if neither does."""
-    return next((part for part in PARTS if (folder / part).is_dir()), PARTS[0])
+    found = [part for part in PARTS if (folder / part).is_dir()]
+    if len(found) > 1:
+        raise ModelError(
+            f"{folder} has two denoisers, {' and '.join(f'{part}/' for part in found)}; a model has one. Remove the "
+            "one that does not belong to it."
+        )
+    return found[0] if found else PARTS[0]
 
 
 def _hollow(folder: Path, part: str) -> nn.Module:
@@ -225,9 +232,12 @@ def _part_or_root(name: str | Path, parts: tuple[str, ...], hub: HubOptions, loa
         known=f"Pass a folder or hub id with config.json and weights, or with {parts[0]}/, or a {_SUFFIX} file.",
         hub=hub,
     )
-    for part in parts:
-        if (folder / part).is_dir():
-            return load(folder, part)
+    found = [part for part in parts if (folder / part).is_dir()]
+    if len(found) > 1 or (found and has_weights_of(folder, base, variant) and (folder / "config.json").exists()):
+        places = [*(f"in {part}/" for part in found), *([] if len(found) > 1 else ["directly"])]
+        raise ModelError(f"{name} has two sets of weights, {' and '.join(places)}. Pass a folder that has only one.")
+    if found:
+        return load(folder, found[0])
     if not (folder / "config.json").exists():
         raise MissingFileError(
             f"neither config.json nor {parts[0]}/ in {name}. If it only contains weights, pass the path of the file: "
