@@ -25,7 +25,7 @@ from tadp.files.atomic import replace_folder
 from tadp.files.building import with_saved
 from tadp.files.hub import HubOptions, Source
 from tadp.files.inference import in_evaluation
-from tadp.files.model_folder import CONFIG_NAME, model_folder
+from tadp.files.model_folder import CONFIG_NAME, OWN_PARTS, model_folder
 from tadp.files.publishing import Pushable
 from tadp.images.crops import Crops
 from tadp.images.reading import MAX_PIXELS, ImageLike, crop_to_cells, to_tensor
@@ -186,7 +186,7 @@ class TADPBackbone(FeatureModel, Pushable):
         Raises:
             OutputError: If `folder` cannot be written to.
         """
-        with replace_folder(Path(folder)) as new_folder:
+        with replace_folder(Path(folder), parts=OWN_PARTS) as new_folder:
             save_parts(
                 new_folder, unet=self.unet, vae=self.vae, text_encoder=self.text_encoder,
                 text_adapter=self.text_adapter, scheduler=self.passes.scheduler, options=self.options.to_dict(),

@@ -19,6 +19,7 @@ from tadp.captioner.captioner_card import captioner_card
 from tadp.captioner.decoding import Decoding, Overflow, without_echo
 from tadp.captioner.model_files import (
     ALIASES,
+    OWN_FILES,
     TINY,
     chat_about,
     check_captioner,
@@ -176,7 +177,7 @@ class Captioner(Pushable):
         Raises:
             OutputError: If the folder cannot be written to.
         """
-        with replace_folder(Path(folder)) as part:
+        with replace_folder(Path(folder), parts=OWN_FILES) as part:
             save_captioner(part, self._model, self._processor, text_tokenizer=self._tokenizer_folder)
 
     def generate_model_card(self, **entries: Any) -> ModelCard:
@@ -186,9 +187,8 @@ class Captioner(Pushable):
         return captioner_card(self._model, settings, source, dtype=_home(self._model)[1], entries=entries)
 
     def __repr__(self) -> str:
-        least, most = self._decoding.min_new_tokens, self._decoding.max_new_tokens
-        at = f" at {self._revision}" if self._revision else ""
-        return f"<Captioner {self._name}{at}, {least} to {most} tokens>"
+        decoding, at = self._decoding, f" at {self._revision}" if self._revision else ""
+        return f"<Captioner {self._name}{at}, {decoding.min_new_tokens} to {decoding.max_new_tokens} tokens>"
 
     @property
     def name(self) -> str:

@@ -29,6 +29,10 @@ _TOKENIZER_FILES = (
     "vocab.txt",
     "vocab.json",
 )
+# Files that only some captioners have, and that transformers would read.
+OWN_FILES = ("model-*.safetensors", "model.safetensors.index.json", "*processor_config.json", "generation_config.json",
+             "chat_template.*", "added_tokens.json", "special_tokens_map.json", "merges.txt", TEXT_TOKENIZER,
+             *_TOKENIZER_FILES)  # fmt: skip
 
 
 def repository_of(name: str | Path) -> str | Path:

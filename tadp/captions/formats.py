@@ -130,7 +130,11 @@ def write_parquet(path: Path, records: Iterable[CaptionRecord]) -> None:
     text = arrow.string()
     schema = arrow.schema([("id", text), ("captions", arrow.list_(text)), ("fields", text), ("provenance", text)])
     rows = iter(records)
-    with replace_file(path) as partial, parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+    with (  # pyarrow opens only names that are UTF-8
+        replace_file(path) as partial,
+        partial.open("wb") as file,
+        parquet.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
         while group := [_parquet_row(record) for record in islice(rows, _ROWS)]:
             writer.write_table(arrow.Table.from_pylist(group, schema))
 
@@ -149,10 +153,9 @@ def read_parquet(path: Path) -> Iterator[Located]:
     arrow, parquet = _pyarrow()
     check_is_file(path)
     refuse_pointer(path, CaptionError)
+    limits = {"thrift_string_size_limit": _LARGEST_HEADER, "thrift_container_size_limit": _LARGEST_HEADER}
     try:
-        with parquet.ParquetFile(
-            path, thrift_string_size_limit=_LARGEST_HEADER, thrift_container_size_limit=_LARGEST_HEADER
-        ) as file:
+        with path.open("rb") as source, parquet.ParquetFile(source, **limits) as file:
             _check_size(file.metadata, path)
             columns = _columns(file.schema_arrow, path)
             number, warned = 0, set()

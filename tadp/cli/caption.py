@@ -23,9 +23,13 @@ from tadp.cli.terminal import TINY, Dtype, echo, fail, load_captioner, progress,
 from tadp.errors import CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from tadp.captioner import Captioner
+    from tadp.captioner.quality import Caption
     from tadp.captions import CaptionTable
     from tadp.captions.partial import Partial
+    from tadp.text.clip_tokenizer import TokenCounter
     from tadp.text.encoder import TextEncoder
 
 
@@ -206,12 +210,17 @@ def _fill_table(
                 except (ImageError, MemoryError, OSError) as error:
                     failed += 1
                     fail(_readable(error, images[key]))
-            captions = describe.describe(list(pictures.values()), text_encoder=counter) if pictures else []
-            for key, caption in zip(pictures, captions, strict=True):  # all are kept before one is printed
-                if caption.text:
+            captions = _described(describe, pictures, counter) if pictures else {}
+            for key, caption in captions.items():  # all are kept before one is printed
+                if not isinstance(caption, Exception) and caption.text:
                     fields = None if home is None else {SOURCE: _source(images[key], home)}
                     table.add(key, caption.text, fields=fields)
-            for key, caption in zip(pictures, captions, strict=True):
+            for key, caption in captions.items():
+                if isinstance(caption, Exception):
+                    failed += 1
+                    is_named = not isinstance(caption, ImageError)  # the captioner only knows its number
+                    fail(_readable(caption, images[key]) if is_named else ImageError(f"{images[key]}: ", *caption.args))
+                    continue
                 failed += not caption.text
                 if caption.problem == "broken":
                     fail(f"{images[key]}: the captioner computed NaN or infinity; --dtype float32 may help.")
@@ -226,6 +235,22 @@ def _fill_table(
                     )
             bar.advance(task, min(describe.batch_size, len(todo) - start))
     return failed
+
+
+def _described(
+    describe: "Captioner", pictures: "dict[str, Image]", counter: "TokenCounter"
+) -> "dict[str, Caption | Exception]":
+    """The caption of each image, or the error of an image that the captioner cannot describe."""
+    from tadp.files.checks import is_out_of_memory
+
+    try:
+        return dict(zip(pictures, describe.describe(list(pictures.values()), text_encoder=counter), strict=True))
+    except (ImageError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, ImageError) and not is_out_of_memory(error):
+            raise
+        if len(pictures) == 1:
+            return dict.fromkeys(pictures, error)
+    return {key: _described(describe, {key: picture}, counter)[key] for key, picture in pictures.items()}
 
 
 def _fill_file(

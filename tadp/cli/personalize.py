@@ -13,7 +13,7 @@ import typer
 
 from tadp.cli.app import Device, Images, Model, Revision, Variant, app, help_text
 from tadp.cli.field_options import field_option, field_texts
-from tadp.cli.terminal import TINY, Commands, Dtype, echo, find_device, silence, wrong_usage
+from tadp.cli.terminal import TINY, Commands, Dtype, echo, find_device, report_left_out, silence, wrong_usage
 from tadp.personalize.run_options import DREAMBOOTH_DEFAULTS, TOKEN_DEFAULTS, RunOptions
 
 if TYPE_CHECKING:
@@ -124,9 +124,11 @@ def token(
     it.
     """
     from tadp.files.hub import HubOptions
+    from tadp.images.listing import find_images
     from tadp.personalize import learn_token
 
     with _print_warnings():
+        report_left_out(find_images(images).left_out)
         modifier = learn_token(
             model,
             images,
@@ -187,11 +189,13 @@ def dreambooth(
     is killed, the same command continues it.
     """
     from tadp.files.hub import HubOptions
+    from tadp.images.listing import find_images
     from tadp.personalize import dreambooth as tune
 
     if prior and draw_prior:
         raise typer.BadParameter("pass --prior or --draw-prior, not both.", param_hint="--prior")
     with _print_warnings():
+        report_left_out(find_images([*images, *(prior or ())]).left_out)
         modifier = tune(
             model,
             images,

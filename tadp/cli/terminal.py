@@ -82,6 +82,14 @@ class Commands(TyperGroup):
             name = "the output" if error.filename is None else f"{str(error.filename)!r}"
             fail(f"{name} cannot be read or written: {error.strerror or error}.")
             raise typer.Exit(1) from error
+        except (MemoryError, RuntimeError) as error:
+            from tadp.files.checks import is_out_of_memory
+
+            if not is_out_of_memory(error):
+                raise
+            why = str(error).strip().partition("\n")[0].rstrip(".") or "no memory is left"
+            fail(f"this needs more memory than there is: {why}. Use smaller images, batches or models.")
+            raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             echo("interrupted; finished work is kept.", fg="yellow", err=True)
             raise typer.Exit(130) from error

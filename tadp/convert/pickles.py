@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tadp.errors import CorruptFileError, MissingFileError
-from tadp.files.checks import check_regular, refuse_pointer
+from tadp.files.checks import check_regular, check_utf8, refuse_pointer
 from tadp.files.hub import check_readable
 
 _LARGEST_PICKLE = 2**28  # bytes without the tensors' data; an optimiser's pickle has a few million
@@ -72,6 +72,7 @@ def read_pickle(path: Path) -> Any:
     """
     if path.is_dir():
         raise MissingFileError(f"{path} is a folder, but a file is needed. from_pretrained reads folders.")
+    check_utf8(path, CorruptFileError)
     check_regular(path)
     if not path.is_file():
         raise MissingFileError(f"no such file: {path}. Check its spelling and the working folder.")

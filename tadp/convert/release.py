@@ -16,8 +16,10 @@ from tadp.convert.pickles import read_pickle
 from tadp.convert.text_weights import FileText, learn, read_text, split_vocabulary
 from tadp.errors import Argument, ModelError, OutputError
 from tadp.files.atomic import complete_folder, remove_partial_folders
+from tadp.files.checks import check_utf8
 from tadp.files.hub import HubOptions, read_json
 from tadp.files.model_folder import model_folder, read_config
+from tadp.files.run_lock import FOLDER_LOCK, one_run_per_output
 from tadp.files.weight_values import check_finite
 from tadp.language.class_names import ADE20K_CLASSES, CITYSCAPES_CLASSES, VOC_CLASSES
 from tadp.text.stack import only_encoder
@@ -31,6 +33,7 @@ _CLASSES: dict[tuple[str, int], tuple[str, ...]] = {
 }
 
 
+@one_run_per_output
 def convert_file(
     path: str | Path,
     output: str | Path,
@@ -87,7 +90,7 @@ def convert_file(
             tensors and plain values.
         ModelError: If the file is of an unknown kind or for another task, a tensor is unknown, missing, of another
             shape or not finite, or an argument does not fit the file.
-        OutputError: If the folder is not empty or cannot be written to.
+        OutputError: If the folder is not empty or cannot be written to, or another run is writing to it.
 
     Source:
         TADP/tadp_depth.py, TADP/tadp_seg.py, TADP/tadp_seg_mm.py, TADP/tadp_objdet.py and TADP/utils/inference.py of
@@ -95,9 +98,10 @@ def convert_file(
         decode_heads/vpd_depth_head.py.
     """
     path, output = Path(path), Path(output)
+    check_utf8(output, OutputError)
     was_killed = complete_folder(output)
     remove_partial_folders(output)
-    is_empty = all(entry.name.startswith(".part") for entry in output.glob("*"))
+    is_empty = all(entry.name.startswith((".part", FOLDER_LOCK)) for entry in output.glob("*"))
     if output.is_file() or not (is_empty or (was_killed and _is_conversion(output, path))):
         raise OutputError(f"{output} is not empty; choose another folder. Nothing was changed.")
     hub = HubOptions(revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)

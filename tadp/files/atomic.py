@@ -5,25 +5,32 @@ are complete but not all in place, which is completed when the folder is read or
 """
 
 import hashlib
+import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from errno import EILSEQ, EINVAL, ENAMETOOLONG, ENOSYS, ENOTSUP
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from tadp.errors import ModelError, OutputError
+from tadp.files.checks import check_utf8
 from tadp.files.run_lock import locked, only_run
 
 _MOST_BYTES = 200  # of a name within the name of its partial file; file systems allow 255
 _FOLDER_LOCK = ".part.lock"
 _COMPLETE = "complete"  # the file that marks a partial folder whose entries are complete
 _SWAP_S = 30.0  # how long to wait while another process moves entries, which takes milliseconds
+_WRITER = r"tadp-(?P<host>[0-9a-f]{8})\.(?P<thread>\d+)\.(?P<process>\d+)"  # in the name of a partial file
+_OLD_S = 24 * 3600.0  # a partial file that has not changed for so long belongs to no running process
 
 
 @contextmanager
@@ -36,8 +43,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     name = path.name
     if len(os.fsencode(name)) > _MOST_BYTES:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
-    # Two threads may write the same file.
-    partial = path.with_name(f".{name}.{threading.get_ident()}.{os.getpid()}.part")
+    partial = path.with_name(f".{name}.{_writer()}.part")
     try:
         check_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,29 +86,35 @@ def replace_alone(path: Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path) -> None:
     """Delete the partial files that killed processes left in a folder, but not in its subfolders."""
     for partial in folder.glob(".*.part"):
-        match = re.fullmatch(r"\..+\.(\d+)\.(\d+)\.part", partial.name, re.DOTALL)
-        if match and not _is_running(thread=int(match[1]), process=int(match[2])):
+        match = re.fullmatch(rf"\..+\.{_WRITER}\.part", partial.name, re.DOTALL)
+        if match and not _is_in_use(partial, match):
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
 
 
 @contextmanager
-def replace_folder(path: Path) -> Iterator[Path]:
+def replace_folder(path: Path, *, parts: Collection[str] = ()) -> Iterator[Path]:
     """Yield an empty temporary folder to fill. If the block succeeds, its entries are moved to `path`.
 
-    An entry of `path` with the same name is replaced; other entries of `path` are kept.
+    An entry of `path` with the same name is replaced; other entries of `path` are kept, except for `parts`.
 
     If the process is killed while they are moved, `complete_folder` moves the rest.
+
+    Args:
+        path: The folder, which is created if it does not exist.
+        parts: Patterns of the names of a model's parts. Parts in `path` that are not written again are deleted, because
+            they are of an older model.
 
     Raises:
         OutputError: If the disk is full, `path` cannot be written to, or an entry to replace is a pipe or a device.
             `path` then still has its old entries.
     """
     partial = None
+    check_utf8(path, OutputError)
     try:
         path.mkdir(parents=True, exist_ok=True)
         remove_partial_folders(path)
-        partial = Path(tempfile.mkdtemp(prefix=f".part-{threading.get_ident()}.{os.getpid()}-", dir=path))
+        partial = Path(tempfile.mkdtemp(prefix=f".part-{_writer()}-", dir=path))
         new, old = partial / "new", partial / "old"
         new.mkdir()
         old.mkdir()
@@ -116,7 +128,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
             check_target(path / entry.name)
         with _moving(path):
             _complete_all(path)
-            _swap(path, partial)
+            _swap(path, partial, parts)
     except (OSError, SafetensorError) as error:
         raise _output_error(path, error) from error
     finally:
@@ -147,9 +159,8 @@ def complete_folder(path: Path) -> bool:
 def remove_partial_folders(path: Path) -> None:
     """Delete what killed processes left, except for folders that `complete_folder` can complete."""
     for partial in path.glob(".part-*"):
-        match = re.fullmatch(r"\.part-(\d+)\.(\d+)-\w+", partial.name)
-        is_dead = match and not _is_running(thread=int(match[1]), process=int(match[2]))
-        if is_dead and not (partial / _COMPLETE).exists():
+        match = re.fullmatch(rf"\.part-{_WRITER}-\w+", partial.name)
+        if match and not _is_in_use(partial, match) and not (partial / _COMPLETE).exists():
             shutil.rmtree(partial, ignore_errors=True)
     if (path / _FOLDER_LOCK).exists():
         with suppress(OutputError), locked(path / _FOLDER_LOCK, busy="another run holds it"):
@@ -181,18 +192,23 @@ def _moving(path: Path) -> AbstractContextManager[None]:
     return locked(path / _FOLDER_LOCK, busy=f"another run is writing {path}. Wait for it.", wait_s=_SWAP_S)
 
 
-def _swap(path: Path, partial: Path) -> None:
+def _swap(path: Path, partial: Path, parts: Collection[str]) -> None:
     """Move the entries of `new` into `path` and the entries they replace into `old`: all of them, or none."""
     new, old, mark = partial / "new", partial / "old", partial / _COMPLETE
     names = sorted(entry.name for entry in new.iterdir())
-    mark.touch()  # from here, a killed process has its entries moved by `complete_folder`
+    others = {entry.name for entry in path.iterdir()}.difference(names)
+    obsolete = sorted(name for name in others if any(fnmatchcase(name, part) for part in parts))
+    listed = partial / "parts"
+    listed.write_text(json.dumps(obsolete), encoding="utf-8")
+    sync(listed)
+    listed.replace(mark)  # from here, a killed process has its entries moved by `complete_folder`
     sync(partial)
     try:
-        for name in names:
+        for name in (*obsolete, *names):
             _move(name, path, new, old)
     except BaseException:
-        for name in names:
-            if not os.path.lexists(new / name):
+        for name in (*obsolete, *names):
+            if name in names and not os.path.lexists(new / name):
                 (path / name).replace(new / name)
             if os.path.lexists(old / name):
                 (old / name).replace(path / name)
@@ -204,14 +220,17 @@ def _swap(path: Path, partial: Path) -> None:
 def _move(name: str, path: Path, new: Path, old: Path) -> None:
     if os.path.lexists(path / name):
         (path / name).replace(old / name)
-    (new / name).replace(path / name)
+    if os.path.lexists(new / name):
+        (new / name).replace(path / name)
 
 
 def _complete_all(path: Path) -> None:
     """Move the remaining entries of replacements that were killed. The caller holds the lock on the folder."""
     for mark in path.glob(f".part-*/{_COMPLETE}"):
         new, old = mark.with_name("new"), mark.with_name("old")
-        for name in sorted(entry.name for entry in new.iterdir()) if new.exists() else ():
+        names = sorted(entry.name for entry in new.iterdir()) if new.exists() else []
+        moved = {entry.name for entry in old.iterdir()} if old.exists() else set()
+        for name in (*set(json.loads(mark.read_text(encoding="utf-8"))).difference(moved), *names):
             _move(name, path, new, old)
         _finish(path, mark)
 
@@ -224,12 +243,24 @@ def _finish(path: Path, mark: Path) -> None:
     shutil.rmtree(mark.parent, ignore_errors=True)
 
 
-def _is_running(*, thread: int, process: int) -> bool:
-    """Whether the thread that a partial file is named after may still write it."""
+def _writer() -> str:
+    """The writer of a partial file, as a part of its name. Two threads, or two machines, may write the same file."""
+    host = hashlib.sha256(os.fsencode(socket.gethostname())).hexdigest()[:8]
+    return f"tadp-{host}.{threading.get_ident()}.{os.getpid()}"
+
+
+def _is_in_use(partial: Path, writer: re.Match[str]) -> bool:
+    """Whether the writer of a partial file or folder may still be writing it."""
+    try:
+        if time.time() - partial.stat().st_mtime > _OLD_S:  # another process may have the same number by now
+            return False
+    except OSError:
+        return False
+    thread, process = int(writer["thread"]), int(writer["process"])
+    if os.name != "posix" or not _writer().startswith(f"tadp-{writer['host']}."):  # on another machine
+        return True
     if process == os.getpid():  # a container's processes often have the same id at each start
         return thread in {running.ident for running in threading.enumerate()}
-    if os.name != "posix":
-        return True
     try:
         os.kill(process, 0)  # signal 0 only checks that the process exists
     except (ProcessLookupError, OverflowError):

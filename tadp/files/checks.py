@@ -235,6 +235,22 @@ def check_regular(path: Path, *, most_bytes: int | None = None) -> None:
         )
 
 
+def check_utf8(path: Path, error: type[TADPError]) -> None:
+    """Refuse a path that is not UTF-8, because safetensors, tokenizers and PyTorch cannot read files there.
+
+    Args:
+        path: The path of a model's file or folder.
+        error: The class of the error to raise.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as reason:
+        raise error(
+            f"the name {path} is not UTF-8, and the libraries that read models cannot open files under such a name. "
+            "Rename it, or choose another."
+        ) from reason
+
+
 def read_lines(path: Path, *, of: str, error: type[TADPError]) -> list[str]:
     """Read the lines of a text file that are not empty, without surrounding white space.
 

@@ -21,7 +21,7 @@ from torch import nn
 from tadp.errors import Argument, CorruptFileError, MissingFileError, ModelError, UnknownModelError
 from tadp.files.atomic import complete_folder
 from tadp.files.building import numbers_in
-from tadp.files.checks import LARGEST_JSON, check_regular, refuse_pointer
+from tadp.files.checks import LARGEST_JSON, check_regular, check_utf8, refuse_pointer
 from tadp.files.fingerprint import WeightSample, has_weights
 from tadp.files.hub_errors import HUB_ERRORS, why
 from tadp.files.weight_ids import check_saved_together
@@ -141,6 +141,7 @@ def local_folder(
     """
     path = Path(name).expanduser()
     if path.is_dir():
+        check_utf8(path, UnknownModelError)
         complete_folder(path)
         return path
     if path.is_file():
@@ -339,6 +340,7 @@ def check_readable(path: Path) -> None:
     Raises:
         CorruptFileError: If the file is damaged, or is not a safetensors file.
     """
+    check_utf8(path, CorruptFileError)
     check_regular(path)
     refuse_pointer(path, CorruptFileError)
     try:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tadp._version import __version__
 from tadp.errors import CorruptFileError, ImageError
+from tadp.files.checks import check_regular
 from tadp.files.hub import Source
 from tadp.files.schema import shown
 
@@ -35,6 +36,7 @@ LICENSES = {
 }
 _TEXT_ENTRIES = ("base_model", "revision", "data", "license", "notes")
 _LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # as the hub writes them, such as "cc-by-4.0"
+_PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # others, such as EPS, start another program
 _TEMPLATE = """---
 {{ card_data }}
 ---
@@ -175,9 +177,10 @@ def split_picture(entries: Mapping[str, Any] | None) -> tuple[dict[str, Any], Im
         raise TypeError(f"picture of a model card must be a path or an image of Pillow; got {type(picture).__name__}.")
     if isinstance(picture, str | Path):
         try:
-            with Image.open(picture) as file:
+            check_regular(Path(picture))
+            with Image.open(picture, formats=_PICTURE_FORMATS) as file:
                 picture = file.convert("RGB")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SyntaxError, CorruptFileError, Image.DecompressionBombError) as error:
             raise ImageError(f"the picture of a model card, {picture}, cannot be read. Pass a PNG or JPEG.") from error
     return texts, picture
 

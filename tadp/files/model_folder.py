@@ -34,6 +34,7 @@ WEIGHTS = {
     "text_encoder_3": "model",
 }
 SCHEDULER = "scheduler/scheduler_config.json"
+OWN_PARTS = ("unet", "transformer", "scheduler")  # that only some backbones have, and that are read if they are there
 _HOLDS = "a model folder has unet/, vae/, text_encoder/ and tokenizer/"
 # Names in the VAE's attention before diffusers 0.15, which Stable Diffusion 1.5 on the hub still uses.
 _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -70,10 +71,11 @@ def only_run(output: Path, *, is_folder: bool) -> Iterator[Run]:
 
 def one_run_per_output(function: Callable[P, T]) -> Callable[P, T]:
     """Make calls with the same argument `output`, a folder or None, exclude each other."""
+    parameters = signature(function)
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        output: Any = kwargs.get("output")
+        output: Any = parameters.bind_partial(*args, **kwargs).arguments.get("output")
         with nullcontext() if output is None else only_run(Path(output), is_folder=True):
             return function(*args, **kwargs)
 

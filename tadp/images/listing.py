@@ -12,6 +12,11 @@ from typing import NamedTuple
 from tadp.errors import ImageError
 from tadp.images.image_files import HEIF_SUFFIXES, SUFFIXES, is_image
 
+# Suffixes of photographs that are not read: HEIC without its plug-in, JPEG 2000, JPEG XL, Targa, raw files of cameras.
+UNREAD_SUFFIXES = (
+    *(*HEIF_SUFFIXES, ".jp2", ".jxl", ".tga"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
+)
 _DEEP = re.compile(r"(?:^|(?<=[/\\]))\*\*(?:[/\\]|$)")
 
 

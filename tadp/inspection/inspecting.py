@@ -22,6 +22,7 @@ from tadp.errors import DatasetError
 from tadp.files.atomic import remove_leftovers, replace_file
 from tadp.files.checks import check_whole
 from tadp.files.progress import tracked
+from tadp.files.run_lock import one_run_per_output
 from tadp.inspection import findings
 from tadp.inspection.contact_sheet import contact_sheet, examples
 from tadp.inspection.facts_cache import FactsCache
@@ -31,6 +32,7 @@ from tadp.inspection.inspection_report import ClassCount, Finding, Inspection
 _UNNAMED = [f"value {value}" for value in range(IGNORE_LABEL)]  # the classes of masks whose names are not known
 
 
+@one_run_per_output
 def inspect(
     folder: str | Path,
     *,
@@ -78,7 +80,7 @@ def inspect(
     Raises:
         DatasetError: If the layout is not known, or no image has labels.
         MissingDataError: If there is no such folder.
-        OutputError: If `output` cannot be written.
+        OutputError: If `output` cannot be written, or another run is writing to it.
     """
     check_whole(sheet_images, name="sheet_images", unit="image")
     how = {"fraction": fraction, "group": group, "seed": split_seed, "lists": lists, "folders": folders}
@@ -251,7 +253,8 @@ def _unused(folder: Path, data: FolderDataset, problems: Sequence[LabelProblem])
 def _write(inspection: Inspection, output: Path, data: FolderDataset, image_ids: Sequence[str]) -> None:
     remove_leftovers(output)
     with replace_file(output / "inspection.json") as partial:
-        partial.write_text(inspection.to_json() + "\n", encoding="utf-8")
+        # A file name that is not UTF-8 becomes an escape that JSON knows.
+        partial.write_text(inspection.to_json() + "\n", encoding="utf-8", errors="backslashreplace")
     with _quiet():
         drawing = contact_sheet(data, image_ids)
     if drawing is None:

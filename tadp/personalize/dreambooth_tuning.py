@@ -21,7 +21,7 @@ from tadp.images.reading import to_pil
 from tadp.modifiers import CaptionModifier
 from tadp.modifiers.caption_templates import DREAMBOOTH_WORD, style_template
 from tadp.personalize.loop import train
-from tadp.personalize.run_folder import RunFolder, identity_of
+from tadp.personalize.run_folder import RECORD_NAME, RunFolder, identity_of
 from tadp.personalize.run_options import (
     DREAMBOOTH_DEFAULTS,
     LORA_LR,
@@ -216,6 +216,9 @@ def _finish(model: DiffusionModel, *, output: Path | None, lora_rank: int | None
     unet: Any = model.backbone.unet
     model.backbone.enable_gradient_checkpointing(False)
     unet.float().cpu()
+    if output is not None:  # the record and the LoRA of an older run do not belong to this one
+        for name in (RECORD_NAME, *((LORA_NAME,) if lora_rank is None else ())):
+            (output / name).unlink(missing_ok=True)
     if lora_rank is not None:
         if output is not None:
             with replace_file(output / LORA_NAME) as part:

@@ -12,8 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tadp.errors import Argument, CorruptFileError, ModelError, ModifierError
-from tadp.files.atomic import replace_file
+from tadp.errors import Argument, CorruptFileError, ModelError, ModifierError, OutputError
+from tadp.files.atomic import remove_leftovers, replace_file
+from tadp.files.checks import check_utf8
 from tadp.files.hub import check_readable
 from tadp.files.schema import check_types
 from tadp.files.weight_values import check_finite, check_floats
@@ -95,6 +96,8 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | None, *, identity: Mapping[str, Any], resume: bool = True):
+        if path is not None:
+            check_utf8(path, OutputError)
         self.path = path
         self.saved_step: int | None = None
         self._identity = json.loads(json.dumps(dict(identity)))  # in the form that a checkpoint holds
@@ -122,8 +125,8 @@ class RunFolder:
         path = self.checkpoint
         if path is None:
             return 0
-        for part in (*path.parent.glob(".*.part"), *path.parent.glob("*/.*.part")):  # left by a run that was killed
-            part.unlink(missing_ok=True)
+        for folder in (path.parent, *path.parent.glob("*/")):
+            remove_leftovers(folder)
         if not self._resume or not path.exists():
             return 0
         tensors, state = _read(path)
@@ -174,7 +177,7 @@ class RunFolder:
         modifier.save_pretrained(self.path)
         text = json.dumps({**self._identity, "steps": steps}, indent=2, ensure_ascii=False)
         with replace_file(self.path / RECORD_NAME) as part:
-            part.write_text(text + "\n", encoding="utf-8")
+            part.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
     def __str__(self) -> str:
         """A sentence about the last checkpoint, for error messages."""

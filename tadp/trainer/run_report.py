@@ -236,7 +236,7 @@ def write_report(
     ]
     parts += ["", "The model card is [README.md](README.md)."]
     with replace_file(folder / "report.md") as part:
-        part.write_text("\n".join(parts) + "\n", encoding="utf-8")
+        part.write_text("\n".join(parts) + "\n", encoding="utf-8", errors="backslashreplace")
     return folder / "report.md"
 
 

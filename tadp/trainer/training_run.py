@@ -12,7 +12,7 @@ from typing import Any
 
 from tadp.errors import Argument, CaptionError, OutputError, TrainingError
 from tadp.files.atomic import remove_leftovers
-from tadp.files.checks import check_choice
+from tadp.files.checks import check_choice, check_utf8
 from tadp.files.progress import duration, say
 from tadp.files.run_lock import only_run
 from tadp.tasks import TaskModel
@@ -91,6 +91,7 @@ def train(task: str, data: Any, output: str | Path, **options: Any) -> TrainingR
         MissingExtraError: If accelerate is not installed.
     """
     started, chosen, folder = time.perf_counter(), TrainOptions(**options), Path(output)
+    check_utf8(folder, OutputError)
     check_choice(task, tuple(TASKS), name="task")
     parts = open_parts(task, data, chosen)
     plan = make_plan(task, parts, chosen)

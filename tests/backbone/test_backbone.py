@@ -22,6 +22,7 @@ from builders import (
     latents,
     relative_error,
 )
+from builders_families import build_family
 from ddp_worker import train_one_step
 from diffusers import UNet2DConditionModel
 from PIL import Image
@@ -514,6 +515,17 @@ def test_a_backbone_without_a_text_encoder_is_saved_without(tmp_path):
     assert again.text_length == 5
     text = Conditioning(embeddings(1, 5))
     assert same(again(images(1, 64, 64), text), backbone(images(1, 64, 64), text))
+
+
+def test_parts_of_an_older_model_do_not_become_parts_of_the_new_one(tmp_path):
+    build_family("SD 2.x", tmp_path / "sd")
+    build_family("SD 3 without T5", tmp_path / "sd3")
+    TADPBackbone.from_pretrained(tmp_path / "sd").save_pretrained(tmp_path / "model")
+    for newer in (TADPBackbone.from_pretrained(tmp_path / "sd3"), build_backbone()):
+        newer.save_pretrained(tmp_path / "model")
+        loaded = TADPBackbone.from_pretrained(tmp_path / "model")
+        assert same(loaded(images(1, 64, 64), "a dog"), newer(images(1, 64, 64), "a dog"))
+    assert not (tmp_path / "model" / "scheduler").exists()
 
 
 @torch.no_grad()

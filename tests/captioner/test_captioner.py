@@ -183,6 +183,16 @@ def test_weights_saved_in_half_precision_run_in_float32(folders, images, tmp_pat
     assert len(captioner(images[:1])) == 1
 
 
+def test_files_of_an_older_captioner_do_not_stay(folders, tmp_path):
+    for name in ("notes.txt", "chat_template.jinja", "preprocessor_config.json", "model-00001-of-00002.safetensors"):
+        (tmp_path / name).write_text("older")
+    Captioner.from_pretrained(folders["blip"]).save_pretrained(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert "notes.txt" in names
+    assert names.isdisjoint({"chat_template.jinja", "preprocessor_config.json", "model-00001-of-00002.safetensors"})
+    Captioner.from_pretrained(tmp_path)
+
+
 def test_no_gradients_and_no_module(folders):
     captioner = Captioner.from_pretrained(folders["blip"])
     assert not isinstance(captioner, torch.nn.Module)

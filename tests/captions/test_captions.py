@@ -673,6 +673,12 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
         CaptionTable.open(text(tmp_path / "x.parquet", whole[:-100]))
 
 
+def test_a_parquet_file_may_have_a_name_that_is_not_utf8(tmp_path):
+    path = tmp_path / "caf\udce9.parquet"
+    CaptionTable({"a": "a dog"}).to_parquet(path)
+    assert dict(CaptionTable.open(path)) == {"a": "a dog"}
+
+
 def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     table = CaptionTable()

@@ -23,7 +23,7 @@ from tadp.captioner import Captioner
 from tadp.cli import app
 from tadp.cli.terminal import as_option
 from tadp.datasets.scenes import Scenes
-from tadp.errors import Argument
+from tadp.errors import Argument, ImageError
 from tadp.images.listing import find_images
 
 COMMANDS = ("extract", "caption", "show", "info")
@@ -55,6 +55,40 @@ def test_examples_of_the_help_fit_80_columns_and_can_be_pasted(monkeypatch):
     ].endswith(" \\")
     joined = " ".join("\n".join(lines).replace("\\\n", " ").split())
     assert "-o features --model stable-diffusion-v1-5/stable-diffusion-v1-5 --captioner blip2" in joined
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"), "b/y.png needs more memory than there is"),
+        (ImageError("image 0 is too long and narrow."), "b/y.png: image 0 is too long and narrow."),
+    ],
+)
+def test_an_image_that_the_captioner_cannot_describe_does_not_stop_the_others(photos, monkeypatch, error, message):
+    images = {Image.open(path).tobytes(): path.name for path in photos.rglob("*.png")}
+    batch = Captioner._batch
+
+    def fails(self, pictures):
+        if any(images[picture.tobytes()] == "y.png" for picture in pictures):
+            raise error
+        return batch(self, pictures)
+
+    monkeypatch.setattr(Captioner, "_batch", fails)
+    result = tadp_run("caption", photos, "-o", "c.json", "--batch-size", "3")
+    assert result.exit_code == 1
+    assert message in plain(result.stderr)
+    assert sorted(json.loads(Path("c.json").read_text())) == ["a/x", "b/x", "z"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")])
+def test_too_little_memory_is_one_line(photos, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(tadp.TADPBackbone, "extract", fails)
+    result = tadp_run("show", photos / "z.png", "--caption", "a dog")
+    assert result.exit_code == 1
+    assert "error: this needs more memory than there is" in plain(result.stderr)
 
 
 def test_help_has_no_double_brackets():

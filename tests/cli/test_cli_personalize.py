@@ -117,6 +117,14 @@ def test_an_unreadable_image_is_named_and_may_be_left_out(folder, source, tmp_pa
     assert "1.png" in done.output
 
 
+def test_what_is_left_out_of_a_folder_is_counted(folder, source, tmp_path):
+    for name in ("a.heic", "b.txt", "c.txt"):
+        (folder / name).touch()
+    done = learn(folder, source, tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "left out: 3 files that are not images (.txt 2, .heic 1)" in done.output
+
+
 def test_an_assumed_schedule_is_said(folder, model, tmp_path):
     done = learn(folder, model, tmp_path / "out")
     assert done.exit_code == 0, done.output

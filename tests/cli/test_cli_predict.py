@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from killing import partial_name
 from PIL import Image
 from running import plain, tadp_run
 from typer.testing import CliRunner
@@ -325,7 +326,7 @@ def test_predict_does_not_read_its_own_pictures(models, photos, tmp_path, monkey
     monkeypatch.chdir(folder)
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save("2.depth.png")  # named like a result
     options = ("-m", models / "without", "--caption", "a dog")
-    (folder / ".0.segmentation.json.1.99999999.part").touch()  # a killed run's
+    (folder / partial_name("0.segmentation.json")).touch()  # a killed run's
     assert run("predict", "segmentation", "0.png", "1.png", "2.depth.png", *options).exit_code == 0
     before = {path.name for path in folder.iterdir()}
     assert not [name for name in before if name.startswith(".")]

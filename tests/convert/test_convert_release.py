@@ -26,6 +26,7 @@ from tadp.convert import convert_file
 from tadp.convert.text_weights import room_embeddings
 from tadp.diffusion.loading.networks import load_unet, load_vae
 from tadp.errors import CorruptFileError, MissingFileError, ModelError, OutputError
+from tadp.files.run_lock import FOLDER_LOCK, only_run
 from tadp.language.class_names import NYU_ROOMS
 from tadp.tasks import TADPForDepthEstimation
 
@@ -440,10 +441,28 @@ def test_files_of_another_kind_say_what_they_are(base, tmp_path):
         convert_file(tmp_path / "nothing.pth", tmp_path / "made", base_model=base)
 
 
+def test_a_name_that_is_not_utf8_is_reported_and_the_lock_of_a_killed_run_is_removed(base, tmp_path):
+    path = original_of("vpd depth", base).save(tmp_path / "depth.pth")
+    with pytest.raises(OutputError, match=r"the name .* is not UTF-8"):
+        convert_file(path, tmp_path / "caf\udce9", base_model=base)
+    odd = path.rename(tmp_path / "caf\udce9.pth")
+    with pytest.raises(CorruptFileError, match=r"the name .*\.pth is not UTF-8"):
+        convert_file(odd, tmp_path / "out", base_model=base)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / FOLDER_LOCK).touch()
+    convert_file(odd.rename(path), tmp_path / "out", base_model=base)
+    assert not (tmp_path / "out" / FOLDER_LOCK).exists()
+
+
 def test_a_folder_that_holds_something_is_left_alone(base, tmp_path):
     path = original_of("vpd depth", base).save(tmp_path / "depth.pth")
     with pytest.raises(OutputError, match=r"is not empty; choose another folder"):
         convert_file(path, tmp_path, base_model=base)
+    with (
+        only_run(tmp_path / "busy", is_folder=True),
+        pytest.raises(OutputError, match=r"another run is writing .*busy"),
+    ):
+        convert_file(path, tmp_path / "busy", base_model=base)
     (tmp_path / "cut.pth").write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(CorruptFileError, match=r"cut\.pth is damaged"):
         convert_file(tmp_path / "cut.pth", tmp_path / "made", base_model=base)

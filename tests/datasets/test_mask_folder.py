@@ -1,5 +1,7 @@
 """Masks with any values or colours, in folders of any depth."""
 
+import os
+
 import numpy as np
 import pytest
 import trees
@@ -35,6 +37,39 @@ def test_subfolders_are_part_of_the_id(own):
     assert data.image_ids == ["a", "street/b"]
     assert data.tasks == ("segmentation",)
     assert np.array_equal(data[1].mask, trees.quadrants(0, 1, 2, 2))
+
+
+def test_a_folder_or_disk_that_cannot_be_read_is_an_error(own, monkeypatch):
+    (own / "images" / "more").symlink_to("/mnt/nowhere/images")
+    with pytest.raises(MissingDataError, match=r"images/more is a link to /mnt/nowhere/images, which is not there"):
+        open_own(own)
+    (own / "images" / "more").unlink()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("street"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(MissingDataError, match=r"the folder .*/street cannot be read: Permission denied"):
+        open_own(own)
+
+
+def test_photographs_that_are_not_read_are_counted(own):
+    for name in ("x.dng", "y.JP2"):
+        (own / "images" / name).touch()
+    with pytest.warns(UserWarning, match=r"left out of .*images: 2 files that are not images \(\.dng 1, \.jp2 1\)"):
+        assert len(open_own(own)) == 2
+
+
+def test_folders_that_link_to_each_other_take_no_time(own):
+    for number in range(12):
+        (own / "images" / str(number)).mkdir()
+        for link in range(12):
+            (own / "images" / str(number) / f"to-{link}").symlink_to(own / "images" / str(link))
+    with pytest.raises(MissingDataError, match=r"more than 100 links in .*images lead to .*images/"):
+        open_own(own)
 
 
 def test_names_that_differ_only_in_case_or_blanks_are_refused(own):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from builders_captioner import build_blip
+from killing import partial_name
 from PIL import Image
 from running import run_function
 from safetensors.torch import load_file
@@ -274,7 +275,7 @@ def test_a_killed_run_goes_on_and_does_each_image_once(backbone, photos, tmp_pat
 def test_the_part_file_of_a_run_that_lives_is_left_alone(backbone, photos, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    alive = out / f".s0.safetensors.{os.getppid()}.part"
+    alive = out / partial_name("s0.safetensors", process=os.getppid())
     alive.touch()
     other = out / ".s0.safetensors.notes.part"
     other.touch()

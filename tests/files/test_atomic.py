@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from tadp.errors import OutputError
+from tadp.files import atomic
 from tadp.files.atomic import replace_file, replace_folder
 
 
@@ -85,6 +87,29 @@ def test_new_entries_replace_those_of_the_same_name(folder):
         assert (folder / "c").read_text() == "old c"
     assert tree(folder) == {"a/new": b"new", "aa": b"new", "b/two": b"old b/two", "c": b"new"}
     assert sorted(entry.name for entry in folder.iterdir()) == ["a", "aa", "b", "c"]
+
+
+@pytest.mark.parametrize("fails_at", [None, 0, 1, 2])
+def test_parts_of_an_older_model_are_deleted_and_put_back_after_a_failure(folder, monkeypatch, fails_at):
+    before, moves = tree(folder), []
+    assert {"a/one", "c"} <= before.keys()
+    move = atomic._move
+
+    def fails(name, *places):
+        if len(moves) == fails_at:
+            raise OSError(errno.EIO, "Input/output error")
+        moves.append(name)
+        move(name, *places)
+
+    monkeypatch.setattr(atomic, "_move", fails)
+    with (
+        contextlib.nullcontext() if fails_at is None else pytest.raises(OutputError, match="Input/output error"),
+        replace_folder(folder, parts=("a", "b", "d")) as part,
+    ):
+        (part / "b").write_text("new")
+        (part / "c").write_text("new")
+    expected = {"b": b"new", "c": b"new", **{name: data for name, data in before.items() if name[0] not in "abc"}}
+    assert tree(folder) == (before if fails_at is not None else expected)
 
 
 def test_a_file_may_replace_a_folder_and_a_folder_a_file(folder):
@@ -170,6 +195,16 @@ def test_a_path_that_is_a_file_is_an_output_error(folder):
         with pytest.raises(OutputError, match=r"cannot write .* A file stands where a folder should be"), write:
             pass
     assert (folder / "c").read_text() == "old c"
+
+
+def test_a_folder_that_models_could_not_be_read_from_is_refused(tmp_path):
+    folder = tmp_path / "caf\udce9"
+    with (
+        pytest.raises(OutputError, match=r"caf.* is not UTF-8, and .* models cannot open .*Rename it"),
+        replace_folder(folder),
+    ):
+        pytest.fail("the folder is filled")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_error_from_within_is_not_wrapped(folder):

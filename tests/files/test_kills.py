@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from builders import build_backbone
-from killing import each_kill, kill_at
+from killing import each_kill, kill_at, partial_name
 
 import tadp
 from tadp.errors import ModelError, OutputError
@@ -23,9 +23,11 @@ def tree(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def write(folder: Path, word: str) -> None:
-    """Fill a folder, as a model is saved: two files and a folder, whose contents belong together."""
-    with replace_folder(folder) as part:
+def write(folder: Path, word: str, *, extra: bool = False) -> None:
+    """Fill a folder, as a model is saved: two files and a folder, whose contents belong together, and an extra part."""
+    with replace_folder(folder, parts=("extra*",)) as part:
+        if extra:
+            (part / "extra.txt").write_text(word)
         (part / "config").write_text(word)
         (part / "weights").write_text(word)
         (part / "unet").mkdir()
@@ -48,6 +50,22 @@ def test_a_folder_is_old_or_new_wherever_its_writer_is_killed(tmp_path):
     assert old in seen
     assert new in seen
     assert len(seen) > 20
+
+
+def test_a_part_that_the_new_model_lacks_goes_with_the_old_model_wherever_its_writer_is_killed(tmp_path):
+    folder = tmp_path / "model"
+    names = ("config", "weights", "unet/weights")
+    old, new = {**dict.fromkeys(names, "old"), "extra.txt": "old"}, dict.fromkeys(names, "new")
+    write(folder, "old", extra=True)
+    seen = set()
+    for number in each_kill(lambda: write(folder, "new"), folder=folder, events=("os.rename", "shutil.rmtree")):
+        complete_folder(folder)
+        content = {name: text for name, text in tree(folder).items() if not name.startswith(".part")}
+        assert content in (old, new), f"after kill {number}"
+        seen.add(content == new)
+        write(folder, "old", extra=True)
+        assert tree(folder) == old
+    assert seen == {False, True}
 
 
 def test_a_folder_is_also_completed_by_the_next_writer(tmp_path):
@@ -102,10 +120,14 @@ def test_a_file_is_old_or_new_and_nothing_is_left_wherever_its_writer_is_killed(
 
 
 def test_partial_files_of_others_are_left_alone(tmp_path):
-    own = f".a.txt.{threading.get_ident()}.{os.getpid()}.part"
-    kept = [own, f".a.txt.5.{os.getppid()}.part", ".a.txt.part", "a.1.2.part", ".a.txt.notes.7.part"]
-    for name in [*kept, f".a.txt.1.{os.getpid()}.part", ".a.txt.1.99999999.part"]:
+    own = partial_name("a.txt", thread=threading.get_ident(), process=os.getpid())
+    of_parent, elsewhere = partial_name("a.txt", process=os.getppid()), partial_name("a.txt", host="another-machine")
+    kept = [own, of_parent, elsewhere, ".a.txt.part", "a.1.2.part", ".a.txt.notes.7.part", ".movie.2024.1080.part"]
+    old = [partial_name("b.txt", process=os.getppid()), partial_name("b.txt", host="another-machine")]
+    for name in [*kept, *old, partial_name("a.txt", process=os.getpid()), partial_name("a.txt")]:
         (tmp_path / name).touch()
+    for name in old:  # processes' numbers are used again, and machines disappear
+        os.utime(tmp_path / name, (1e9, 1e9))
     remove_leftovers(tmp_path)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(kept)
 

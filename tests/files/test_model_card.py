@@ -1,5 +1,6 @@
 """Entries of model cards: what is refused, and what a card makes of them. test_hub.py reads whole cards."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -33,11 +34,15 @@ def test_a_missing_record_is_empty():
     assert saved_record({}, Path("config.json")) == saved_record({"record": None}, Path("config.json")) == {}
 
 
-def test_a_picture_is_a_path_or_an_image(tmp_path):
+@pytest.mark.skipif(os.name != "posix", reason="needs a pipe")
+def test_a_picture_is_a_path_or_an_image(tmp_path, monkeypatch):
     with pytest.raises(TypeError, match="picture of a model card must be a path or an image of Pillow; got int"):
         split_picture({"picture": 3})
     (tmp_path / "notes.png").write_text("no image")
-    for name in ("notes.png", "missing.png"):
+    Image.new("RGB", (8, 8)).save(tmp_path / "drawing.png", format="EPS")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript is started"))
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("notes.png", "missing.png", "drawing.png", "pipe.png"):
         with pytest.raises(ImageError, match=rf"the picture of a model card, .*{name}, cannot be read"):
             split_picture({"picture": tmp_path / name})
     entries = {"picture": Image.new("RGB", (4, 3)), "data": "d"}

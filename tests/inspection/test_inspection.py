@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from tadp import datasets
 from tadp.cli import app
-from tadp.errors import DatasetError, MissingDataError
+from tadp.errors import DatasetError, MissingDataError, OutputError
+from tadp.files.run_lock import only_run
 from tadp.inspection import Inspection, inspect, inspecting
 from tadp.inspection.contact_sheet import _pictures
 
@@ -179,6 +180,32 @@ def test_unreadable_and_empty_files_do_not_stop_the_rest(tmp_path):
     assert "3 files cannot be read." in finding
     assert all(name in finding for name in ("1.png", "2.png", "3.png"))
     assert inspection.classes[0].images == 7
+
+
+def test_names_that_are_not_utf8_are_written_as_escapes(tmp_path):
+    masks(tmp_path / "data")
+    for folder in ("images", "masks"):
+        (tmp_path / "data" / folder / "3.png").rename(tmp_path / "data" / folder / "caf\udce9.png")
+    (tmp_path / "data" / "images" / "caf\udce9.png").write_bytes(b"no picture")
+    inspect(tmp_path / "data", output=tmp_path / "look", class_names=NAMES)
+    [finding] = json.loads((tmp_path / "look" / "inspection.json").read_text(encoding="utf-8"))["findings"]
+    assert "caf\udce9.png" in finding["places"][0]
+
+
+def test_two_inspections_do_not_write_to_one_folder(tmp_path):
+    masks(tmp_path / "data")
+    match = r"another run is writing .*look"
+    with only_run(tmp_path / "look", is_folder=True), pytest.raises(OutputError, match=match):
+        inspect(tmp_path / "data", output=tmp_path / "look", class_names=NAMES)
+
+
+def test_photographs_that_are_not_read_are_counted(tmp_path):
+    masks(tmp_path)
+    for name in ("images/7.png", "images/8.png"):
+        (tmp_path / name).rename((tmp_path / name).with_suffix(".cr2"))
+    inspection = inspect(tmp_path, class_names=NAMES)
+    assert kinds(inspection) == ["label without image", "note"]
+    assert "images: 2 files that are not images (.cr2 2)" in str(inspection.findings[1])
 
 
 def test_a_mask_of_another_size(tmp_path):

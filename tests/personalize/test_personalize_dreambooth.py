@@ -78,6 +78,8 @@ def test_a_lora_is_merged_and_diffusers_reads_it_apart(source, tmp_path):
     assert relative_error(predicted(merged), untouched) > 1e-3
     again = UNet2DConditionModel.from_pretrained(tmp_path / "unet").state_dict()
     assert all(torch.equal(again[name], value) for name, value in merged.state_dict().items())
+    tune(source, pictures(), **TUNE, output=tmp_path, resume=False)
+    assert not (tmp_path / "pytorch_lora_weights.safetensors").exists()  # it belonged to the U-Net of the older run
 
 
 def test_one_seed_gives_one_unet(source):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from builders_personalize import QUICK, TUNE, build_model, learn, pictures, tune
+from killing import partial_name
 from running import run_function
 from safetensors.torch import load_file
 
@@ -40,6 +41,11 @@ def whole(one_thread, source, tmp_path_factory):
     return vectors(folder)
 
 
+def test_an_output_from_which_no_checkpoint_could_be_read_is_refused(source, tmp_path):
+    with pytest.raises(OutputError, match=r"the name .* is not UTF-8"):
+        learn(source, pictures(), **EIGHT, output=tmp_path / "caf\udce9")
+
+
 def learn_and_die(source: Path, out: Path, while_saving: bool) -> None:
     """A run that is killed in step 6, or while a checkpoint is half written. Runs in a process of its own."""
     torch.set_num_threads(1)
@@ -49,7 +55,7 @@ def learn_and_die(source: Path, out: Path, while_saving: bool) -> None:
         check(value, what, step, options, folder)
         if step + 1 == 6 and what == "gradient":
             if while_saving:
-                (out / ".checkpoint.safetensors.1.2.part").write_bytes(b"half")
+                (out / partial_name("checkpoint.safetensors")).write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
 
     loop._check = deadly
@@ -61,11 +67,12 @@ def test_a_killed_run_ends_with_the_same_token(source, whole, tmp_path, while_sa
     done = run_function(learn_and_die, source, tmp_path, while_saving)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "modifier.json").exists()
+    (tmp_path / ".download.part").touch()  # not of tadp
     steps = taken(monkeypatch)
     learn(source, pictures(), **EIGHT, output=tmp_path)
     assert steps == [4, 5, 6, 7]
     assert torch.equal(vectors(tmp_path), whole)
-    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in tmp_path.glob(".*")] == [".download.part"]
 
 
 def taken(monkeypatch):

@@ -1,12 +1,21 @@
 """Kill a process at its n-th file event."""
 
+import hashlib
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 
+NOBODY = 99_999_999  # no process has this number
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "sqlite3.connect")
+
+
+def partial_name(name: str, *, process: int = NOBODY, thread: int = 1, host: str | None = None) -> str:
+    """The name of a partial file of a process, of a killed one by default."""
+    host = socket.gethostname() if host is None else host
+    return f".{name}.tadp-{hashlib.sha256(host.encode()).hexdigest()[:8]}.{thread}.{process}.part"
 
 
 def kill_at(number: int, action: Callable[[], object], *, folder: object, events: tuple[str, ...] = EVENTS) -> bool:

@@ -220,7 +220,7 @@ def _image_index(path: Path, folder: Path, part: str | None, images: Path | None
     place = place if images is None else images
     if not place.is_dir():
         raise MissingDataError(f"no folder {place}; pass ", Argument("images", ...), " with the folder of the images.")
-    return place, NameIndex({picture.relative_to(place).as_posix(): picture for picture in pictures(place)})
+    return place, NameIndex({picture.relative_to(place).as_posix(): picture for picture in pictures(place, warn=True)})
 
 
 def _images(path: Path, content: Mapping[str, Any], place: Path, index: NameIndex, prefix: str) -> list[LabelledImage]:

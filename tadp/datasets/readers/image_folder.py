@@ -3,6 +3,7 @@
 import os
 import warnings
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -13,6 +14,7 @@ from tadp.datasets.readers.label_files import check_turn, read_upright
 from tadp.datasets.sample import Sample
 from tadp.errors import CaptionError, DatasetError, ImageError, MissingDataError, UnknownIdError
 from tadp.files.checks import check_choice
+from tadp.images.image_files import SUFFIXES
 from tadp.language.grammar import counted
 from tadp.language.unicode_forms import composed, key_of
 
@@ -21,6 +23,7 @@ OnError = Literal["raise", "skip"]
 TaskName = Literal["segmentation", "depth", "detection"]
 
 Own = TypeVar("Own", bound="FolderDataset")
+_MOST_LINKS = 100  # that lead to the same folder; folders that link to each other have countless paths
 _MOST_SKIPPED = 100  # in a row; with more, the disk is broken rather than a file
 
 
@@ -298,17 +301,37 @@ def require(path: Path, *, root: Path, name: str, advice: str) -> Path:
 
 
 def find_images(folder: Path, suffix: str) -> list[Path]:
-    """List the files in a folder and its subfolders whose names end in `suffix`, sorted, without hidden files."""
+    """List the files in a folder and its subfolders whose names end in `suffix`, sorted, without hidden files.
+
+    Raises:
+        MissingDataError: If a folder, or a link that may lead to a folder, cannot be read.
+    """
     paths: list[Path] = []
     above: dict[str, set[str]] = {}  # the real folders on the way to each folder, so that a link to one of them ends
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    visits: Counter[str] = Counter()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_folder):
         real, upper = os.path.realpath(parent), above.get(os.path.dirname(parent), set())  # noqa: PTH120
         if real in upper:
             folders.clear()
             continue
         above[parent] = upper | {real}
-        paths += [Path(parent, name) for name in names if name.endswith(suffix) and not name.startswith(".")]
+        visits[real] += 1
+        if visits[real] > _MOST_LINKS:
+            raise MissingDataError(f"more than {_MOST_LINKS} links in {folder} lead to {real}. Remove some of them.")
+        shown = [name for name in names if not name.startswith(".")]
+        for path in (Path(parent, name) for name in shown if not name.lower().endswith(SUFFIXES)):
+            if path.is_symlink() and not path.exists():  # a missing image is reported when it is opened
+                raise MissingDataError(
+                    f"{path} is a link to {os.readlink(path)}, which is not there. Mount its disk, or remove the link."  # noqa: PTH115
+                )
+        paths += [Path(parent, name) for name in shown if name.endswith(suffix)]
     return sorted(paths)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise MissingDataError(
+        f"the folder {error.filename} cannot be read: {error.strerror}. Check its permissions and its disk."
+    ) from error
 
 
 class Listings:

@@ -87,7 +87,7 @@ class LabelmeFolder(ObjectDataset):
                 content[path] = _read(path)
                 sizes[path] = stated_size(content[path].get("imageHeight"), content[path].get("imageWidth"), str(path))
                 shapes[path] = _objects(path, content[path])
-        images = keyed(pictures(root), root)
+        images = keyed(pictures(root, warn=True), root)
         key_of = {path.resolve(): key for key, path in images.items()}
         labels: dict[str, Path] = {}
         for path in shapes:

@@ -13,6 +13,7 @@ from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
 from tadp.errors import DatasetError, MissingDataError
 from tadp.files.checks import check_choice
 from tadp.images.image_files import SUFFIXES, is_image
+from tadp.images.listing import UNREAD_SUFFIXES, summary
 from tadp.language.grammar import counted
 from tadp.language.unicode_forms import composed
 
@@ -91,9 +92,18 @@ def splits_of(image_ids: Iterable[str]) -> dict[str, list[str]]:
     return splits
 
 
-def pictures(folder: Path) -> list[Path]:
-    """The image files in a folder and its subfolders, without hidden ones, which macOS puts next to others."""
-    return [path for path in files_below(folder) if is_image(path)]
+def pictures(folder: Path, *, warn: bool = False) -> list[Path]:
+    """The image files in a folder and its subfolders, without hidden ones, which macOS puts next to others.
+
+    Args:
+        folder: The folder.
+        warn: Whether a warning counts photographs in formats that are not read.
+    """
+    files = files_below(folder)
+    unread = [path for path in files if path.suffix.lower() in UNREAD_SUFFIXES and not is_image(path)]
+    if unread and warn:
+        warnings.warn(f"left out of {folder}: {summary(unread)}.", stacklevel=2)
+    return [path for path in files if is_image(path)]
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -176,7 +186,7 @@ def _pair(
                 _add(labels, name.removesuffix(label_end), path, "and so an image; remove one of them")
     own = set(labels.values()) if image_root == label_root else set()
     images: dict[str, Path] = {}
-    for path in pictures(image_root):
+    for path in pictures(image_root, warn=True):
         if path not in own and not (inside and path.is_relative_to(label_root)):
             key = composed(str(path.relative_to(image_root).with_suffix("").as_posix()))
             with kept("same file name", ValueError):

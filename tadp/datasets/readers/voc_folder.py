@@ -173,7 +173,7 @@ def _files(root: Path, name: str) -> tuple[dict[str, Path], dict[str, Path], dic
     image_root = next((root / folder for folder in _IMAGES if (root / folder).is_dir()), root)
     xml_root = root / "Annotations" if (root / "Annotations").is_dir() else root
     mask_root = next((root / folder for folder in _MASKS if (root / folder).is_dir()), None)
-    images = keyed(pictures(image_root), image_root)
+    images = keyed(pictures(image_root, warn=True), image_root)
     annotations = keyed([path for path in files_below(xml_root) if path.suffix.lower() == ".xml"], xml_root)
     masks = (
         {} if mask_root is None else keyed([path for path in pictures(mask_root) if path.suffix == ".png"], mask_root)

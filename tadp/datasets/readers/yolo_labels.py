@@ -189,7 +189,7 @@ def _class_names(config: Mapping[str, Any], path: Path) -> list[str]:
 def _images(root: Path, config: Mapping[str, Any]) -> dict[str, Path]:
     """The images by id: those of the splits, or all in the folder."""
     paths = [path for split in ("train", "val", "test") for path in _split_images(root, config, split)]
-    paths = sorted(set(paths)) or pictures(root)
+    paths = sorted(set(paths)) or pictures(root, warn=True)
     shared = os.path.commonpath([path.parent for path in paths]) if paths else ""
     images: dict[str, Path] = {}
     for path in paths:
@@ -235,7 +235,7 @@ def _split_images(root: Path, config: Mapping[str, Any], split: str) -> list[Pat
         if place is None:
             warnings.warn(f"{root}: {split} is {entry!r}, which is not there; it is not used.", stacklevel=4)
         elif place.is_dir():
-            images += pictures(place)
+            images += pictures(place, warn=True)
         else:
             index = NameIndex({path.as_posix(): path for path in pictures(root)})
             images += [Path(path) for path in find_listed(place, index, "", str(root))]
