@@ -23,6 +23,7 @@ from tadp.captioner.model_files import (
     TINY,
     chat_about,
     check_captioner,
+    explain_failure,
     find_captioner,
     load_captioner,
     repository_of,
@@ -30,7 +31,7 @@ from tadp.captioner.model_files import (
     text_tokenizer,
 )
 from tadp.captioner.quality import Caption, better, checked, counted, refuse_broken, troubles, warn_unless_scenes
-from tadp.errors import Argument, ImageError, ModelError, OptionError
+from tadp.errors import Argument, ImageError, OptionError
 from tadp.files.atomic import replace_folder
 from tadp.files.chat_templates import RENDERED, render_chat
 from tadp.files.checks import check_whole
@@ -323,8 +324,8 @@ class Captioner(Pushable):
         model: Any = in_evaluation(self._model)
         try:
             ids = model.generate(**inputs, **arguments, num_return_sequences=1)
-        except RuntimeError as error:
-            self._explain_size(inputs, error)
+        except (RuntimeError, ValueError) as error:
+            explain_failure(error, self._model, inputs, self._name)
             raise
         if "input_ids" in inputs:
             ids = without_echo(ids, inputs["input_ids"])
@@ -333,18 +334,6 @@ class Captioner(Pushable):
             None if is_broken else " ".join(text.split())
             for text, is_broken in zip(texts, overflow.rows(len(texts)), strict=True)
         ]
-
-    def _explain_size(self, inputs: dict[str, Tensor], error: RuntimeError) -> None:
-        """Say so if the processor makes images of another size than the model takes."""
-        config: Any = self._model.config
-        expected = getattr(getattr(config, "vision_config", None), "image_size", None)
-        size = list(inputs["pixel_values"].shape[-2:]) if "pixel_values" in inputs else None
-        if size and expected is not None and size != (expected if isinstance(expected, list) else [expected] * 2):
-            raise ModelError(
-                f"the images of the captioner {self._name!r} do not fit its model: image_processor in "
-                f"processor_config.json, or preprocessor_config.json, makes {size[0]}x{size[1]} pixels, and image_size "
-                f"in config.json is {expected}. Correct the processor's size."
-            ) from error
 
     def _inputs(self, images: list[Image.Image]) -> dict[str, Tensor]:
         """Prepare the model's inputs: pixels in its dtype, and token ids if there is text."""

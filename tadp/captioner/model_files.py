@@ -1,6 +1,7 @@
 """Find, check, load and save a captioner, that is, a model and its processor, from the hub or a folder."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from tadp.files.checks import refuse_pointer
 from tadp.files.hub import HubOptions, without_bars
 from tadp.files.inference import uncompiled
 from tadp.files.pretrained import TEXT_TOKENIZER, check_pretrained, find_pretrained, load_pretrained, pad_left
+from tadp.files.schema import HINT
 
 TINY = "tadp-tiny"
 INSTRUCTION = "Describe this image in one sentence."  # the question to a chat model if no prompt is passed
@@ -136,6 +138,31 @@ def save_captioner(folder: Path, model: nn.Module, processor: Any, *, text_token
         processor.save_pretrained(folder)
     if text_tokenizer is not None:
         shutil.copytree(text_tokenizer, folder / TEXT_TOKENIZER)
+
+
+def explain_failure(error: Exception, model: nn.Module, inputs: Mapping[str, torch.Tensor], name: str) -> None:
+    """Raise a ModelError if the files of a captioner are the reason why it could not write captions.
+
+    Args:
+        error: The error of transformers or PyTorch.
+        model: The captioner's model.
+        inputs: The inputs of the model.
+        name: The captioner's name.
+    """
+    config: Any = model.config
+    expected = getattr(getattr(config, "vision_config", None), "image_size", None)
+    size = list(inputs["pixel_values"].shape[-2:]) if "pixel_values" in inputs else None
+    if size and expected is not None and size != (expected if isinstance(expected, list) else [expected] * 2):
+        raise ModelError(
+            f"the images of the captioner {name!r} do not fit its model: image_processor in processor_config.json, or "
+            f"preprocessor_config.json, makes {size[0]}x{size[1]} pixels, and image_size in config.json is {expected}. "
+            "Correct the processor's size."
+        ) from error
+    if isinstance(error, ValueError):  # of transformers' `generate`, which checks its options and inputs
+        raise ModelError(
+            f"the captioner {name!r} cannot run with its generation_config.json and tokenizer_config.json: "
+            f"{str(error).partition(chr(10))[0][:200]}. {HINT}"
+        ) from error
 
 
 def chat_about(image: Image.Image | str, prompt: str | None) -> list[dict[str, Any]]:

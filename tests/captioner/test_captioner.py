@@ -183,6 +183,21 @@ def test_weights_saved_in_half_precision_run_in_float32(folders, images, tmp_pat
     assert len(captioner(images[:1])) == 1
 
 
+@pytest.mark.parametrize(
+    ("file", "entries"),
+    [
+        ("generation_config.json", {"constraints": ["x"]}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["own.Tokenizer", "own.Tokenizer"]}}),
+    ],
+)
+def test_what_transformers_refuses_while_it_writes_is_an_error_of_the_folder(folders, images, tmp_path, file, entries):
+    folder = Path(shutil.copytree(folders["llava"], tmp_path / "llava"))
+    (folder / "own.py").write_text("raise SystemExit('executed')")
+    (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | entries))
+    with pytest.raises(ModelError, match=rf"the captioner .*llava' cannot run with its .*{file}"):
+        Captioner.from_pretrained(folder, max_new_tokens=3)(images[:1])
+
+
 def test_files_of_an_older_captioner_do_not_stay(folders, tmp_path):
     for name in ("notes.txt", "chat_template.jinja", "preprocessor_config.json", "model-00001-of-00002.safetensors"):
         (tmp_path / name).write_text("older")
