@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Float, Int64, Integer, UInt8
 
 from tadp.images.boxes import Boxes
 
@@ -95,6 +95,11 @@ class Sample:
 def sides(image_size: tuple[int, ...]) -> str:
     """A size as text, such as "480x640"."""
     return "x".join(map(str, image_size))
+
+
+def nearest(old: int, new: int) -> Int64[np.ndarray, " _new"]:
+    """For each of `new` pixels of a side, the index of the pixel of `old` under its centre."""
+    return (2 * np.arange(new) + 1) * old // (2 * new)
 
 
 def _check_kind(name: str, value: np.ndarray, dtype: type, axes: int) -> None:

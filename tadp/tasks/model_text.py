@@ -203,8 +203,27 @@ def _one_text(mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone) 
     if mode == "class_embeddings":
         return prompts.class_embeddings(classes, backbone)
     if mode == "class_names":
-        return backbone.encode_text(prompts.class_names(classes))
+        return _text_of_names(classes, backbone)
     return backbone.encode_text("") if mode == "null" else None
+
+
+def _text_of_names(classes: Sequence[str], backbone: TADPBackbone) -> Conditioning:
+    """One text made of all class names.
+
+    Raises:
+        CaptionError: If the names together have more tokens than the text encoder takes.
+    """
+    try:
+        return backbone.encode_text(prompts.class_names(classes))
+    except CaptionError as error:
+        if backbone.text_encoder is None or error.option != "truncate":
+            raise
+        raise CaptionError(
+            f"the {len(classes)} class names together do not fit the text encoder, which takes "
+            f"{backbone.text_encoder.max_length} tokens. Use fewer or shorter names, or pass ",
+            Argument("prompt_mode", "class_embeddings"),
+            ", which encodes each name alone.",
+        ) from error
 
 
 def _texts_of_classes(mode: PromptMode, classes: Sequence[str], backbone: TADPBackbone) -> Conditioning | None:

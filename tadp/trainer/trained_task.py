@@ -83,7 +83,6 @@ class TrainedTask(ABC):
     backbone_options: ClassVar[Mapping[str, Any]] = {}
     counted: ClassVar[str] = ""
 
-    @abstractmethod
     def build(
         self,
         backbone: TADPBackbone,
@@ -101,9 +100,23 @@ class TrainedTask(ABC):
             data: The training data, with class names.
             recipe: The recipe.
             text: The prompt mode.
-            own_class: Whether each image only gets the name of its own class, such as its room.
+            own_class: Whether each image only gets the name of its own class, such as its room; only depth has this.
             lora_rank: Rank of the LoRA, if one is trained.
         """
+        options = self.model_options(data, recipe) | ({"own_class": True} if own_class else {})
+        kind: Any = self.kind
+        return kind(
+            fit_length(backbone, options["prompt_classes"], text),
+            prompt_mode=text,
+            tune=recipe.tune,
+            lora_rank=lora_rank,
+            **options,
+            **recipe.model,
+        )
+
+    @abstractmethod
+    def model_options(self, data: Any, recipe: Recipe) -> dict[str, Any]:
+        """The options of a model that depend on the data, and its crop."""
 
     @abstractmethod
     def loss(self, model: Any) -> Loss:
@@ -157,7 +170,7 @@ def prompted(names: Sequence[str], *, background: bool) -> list[str]:
 def fit_length(backbone: TADPBackbone, names: Sequence[str], text: PromptMode) -> TADPBackbone:
     """A backbone whose head gets one attention channel per embedding of the text; captions and prompts have 77."""
     makers = {"class_embeddings": prompts.class_embeddings, "averaged_eos": prompts.averaged_eos}
-    if text not in makers:
+    if text not in makers or not backbone.attach_attention:
         return backbone
     return backbone.with_options(text_length=makers[text](names, backbone).embeddings.shape[1])
 
@@ -178,27 +191,9 @@ class SegmentationTraining(TrainedTask):
     recipes = SEGMENTATION
     watched, higher_is_better = "mIoU", True
 
-    def build(
-        self,
-        backbone: TADPBackbone,
-        data: Any,
-        recipe: Recipe,
-        *,
-        text: PromptMode,
-        own_class: bool = False,
-        lora_rank: int = 16,
-    ) -> TADPForSemanticSegmentation:
+    def model_options(self, data: Any, recipe: Recipe) -> dict[str, Any]:
         names = prompted(data.class_names, background=recipe.background)
-        return TADPForSemanticSegmentation(
-            fit_length(backbone, names, text),
-            class_names=data.class_names,
-            prompt_mode=text,
-            prompt_classes=names,
-            tune=recipe.tune,
-            lora_rank=lora_rank,
-            window_px=recipe.crop_px,
-            **recipe.model,
-        )
+        return {"class_names": data.class_names, "prompt_classes": names, "window_px": recipe.crop_px}
 
     def loss(self, model: TADPForSemanticSegmentation) -> Loss:
         return lambda wrapped, part: wrapped(**part.inputs, masks=part.batch.masks).loss
@@ -247,26 +242,8 @@ class DepthTraining(TrainedTask):
     watched, higher_is_better = "RMSE (m)", False
     backbone_options = MappingProxyType({"attach_attention": ()})  # as in the paper
 
-    def build(
-        self,
-        backbone: TADPBackbone,
-        data: Any,
-        recipe: Recipe,
-        *,
-        text: PromptMode,
-        own_class: bool = False,
-        lora_rank: int = 16,
-    ) -> TADPForDepthEstimation:
-        return TADPForDepthEstimation(
-            backbone,
-            prompt_mode=text,
-            prompt_classes=getattr(data, "room_names", ()),
-            own_class=own_class,
-            tune=recipe.tune,
-            lora_rank=lora_rank,
-            window_px=recipe.crop_px,
-            **recipe.model,
-        )
+    def model_options(self, data: Any, recipe: Recipe) -> dict[str, Any]:
+        return {"prompt_classes": getattr(data, "room_names", ()), "window_px": recipe.crop_px}
 
     def loss(self, model: TADPForDepthEstimation) -> Loss:
         own_class = model.text.own_class
@@ -332,27 +309,9 @@ class DetectionTraining(TrainedTask):
         f"{_OVERLAP:g} with it. The row 'nothing' has predictions that cover no object, the column missed objects."
     )
 
-    def build(
-        self,
-        backbone: TADPBackbone,
-        data: Any,
-        recipe: Recipe,
-        *,
-        text: PromptMode,
-        own_class: bool = False,
-        lora_rank: int = 16,
-    ) -> TADPForObjectDetection:
+    def model_options(self, data: Any, recipe: Recipe) -> dict[str, Any]:
         names = prompted(data.box_class_names, background=recipe.background)
-        return TADPForObjectDetection(
-            fit_length(backbone, names, text),
-            class_names=data.box_class_names,
-            prompt_mode=text,
-            prompt_classes=names,
-            tune=recipe.tune,
-            lora_rank=lora_rank,
-            image_px=recipe.crop_px,
-            **recipe.model,
-        )
+        return {"class_names": data.box_class_names, "prompt_classes": names, "image_px": recipe.crop_px}
 
     def loss(self, model: TADPForObjectDetection) -> Loss:
         return lambda wrapped, part: wrapped(**part.inputs, boxes=part.batch.boxes).loss

@@ -175,15 +175,11 @@ def build_model(plan: Plan, parts: DataParts, accelerator: Accelerator) -> TaskM
     try:
         return plan.task.build(backbone, parts.train, plan.recipe, text=plan.text, lora_rank=plan.options.lora_rank)
     except CaptionError as error:
-        if plan.text != "class_names" or backbone.text_encoder is None:
-            raise
-        names = parts.train.box_class_names if plan.task.name == "detection" else parts.train.class_names
-        raise CaptionError(
-            f"the {len(names)} class names together do not fit the text encoder, which takes "
-            f"{backbone.text_encoder.max_length} tokens. Pass ",
-            Argument("text", "class_embeddings"),
-            ", which encodes each name alone.",
-        ) from error
+        parts_of_message = [
+            Argument("text", part.value) if isinstance(part, Argument) and part.name == "prompt_mode" else part
+            for part in error.args
+        ]
+        raise CaptionError(*parts_of_message) from error
 
 
 def drawn_by(plan: Plan, parts: DataParts) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 from builders import images
 
 import tadp
-from tadp.errors import CorruptFileError, ImageError, ModelError
+from tadp.errors import CaptionError, CorruptFileError, ImageError, ModelError
 from tadp.heads import DepthHead
 from tadp.tasks import TADPForDepthEstimation, TADPForObjectDetection, TADPForSemanticSegmentation, TaskModel
 
@@ -123,3 +123,10 @@ def test_an_option_that_is_missing_is_named(name, tmp_path):
 def test_a_number_of_classes_is_no_list_of_names():
     with pytest.raises(TypeError, match=r"class_names must be a list of strings; got int"):
         segmenter(class_names=5)
+
+
+def test_class_names_that_are_too_long_together_are_named_with_what_to_do():
+    names = [f"a thing with a long description, number {number}" for number in range(20)]
+    text = r"^the 20 class names together do not fit the text encoder, which takes 77 tokens\. Use fewer or shorter names"
+    with pytest.raises(CaptionError, match=text + r", or pass prompt_mode='class_embeddings', which encodes each name"):
+        segmenter(class_names=["background", *names], prompt_classes=names, prompt_mode="class_names")

@@ -16,7 +16,7 @@ from tadp.datasets.readers.label_files import (
     is_scaled,
     to_classes,
 )
-from tadp.datasets.sample import IGNORE_LABEL, Sample, sides
+from tadp.datasets.sample import IGNORE_LABEL, Sample, nearest, sides
 from tadp.errors import Argument, DatasetError
 from tadp.files.checks import check_ordered, check_whole
 from tadp.images.image_files import Stored, read_labels
@@ -118,7 +118,8 @@ class MaskValues:
                     Argument("bad_labels", "skip"),
                     ".",
                 )
-            stored = stored._replace(values=_resized(stored.values, sample.image_size))
+            rows, columns = (nearest(old, new) for old, new in zip(size, sample.image_size, strict=True))
+            stored = stored._replace(values=stored.values[rows[:, None], columns])
         if self.colors is not None:
             check_label_size(sample, where, stored.values.shape[:2], kind="a mask")
             return _from_colors(stored.values, self.colors, where, name)
@@ -163,14 +164,6 @@ def _from_colors(
             "edges, export the masks without smoothing."
         )
     return known[place, 1]
-
-
-def _resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Scale a mask by taking the value whose centre is nearest, so that no new values arise."""
-    rows, columns = (
-        ((2 * np.arange(new) + 1) * old // (2 * new)) for new, old in zip(size, values.shape, strict=False)
-    )
-    return values[rows[:, None], columns]
 
 
 def _code(pixels: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tadp.datasets.sample import IGNORE_LABEL, Sample, sides
+from tadp.datasets.sample import IGNORE_LABEL, Sample, nearest, sides
 from tadp.images.boxes import Boxes
 
 Fill = Literal["edge", "zero", "grey"]
@@ -24,7 +24,7 @@ def resize(sample: Sample, image_size: tuple[int, int]) -> Sample:
     height, width = image_size
     old_height, old_width = sample.image_size
     image = np.array(Image.fromarray(sample.image).resize((width, height), Image.Resampling.BILINEAR))
-    rows, columns = _nearest(old_height, height), _nearest(old_width, width)
+    rows, columns = nearest(old_height, height), nearest(old_width, width)
     boxes = sample.boxes
     if boxes is not None:
         scale = torch.tensor([width / old_width, height / old_height] * 2)
@@ -115,11 +115,6 @@ def fit(image_size: tuple[int, int], shortest: float, longest: float | None) -> 
 
 def _mirrored(plane: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(plane[:, ::-1])  # PyTorch does not accept negative strides
-
-
-def _nearest(old: int, new: int) -> np.ndarray:
-    """For each of `new` pixels, the index of the pixel of `old` under its centre."""
-    return ((np.arange(new) + 0.5) * old / new).astype(np.int64)
 
 
 def _rest(sample: Sample, corner: tuple[int, int]) -> tuple[int, int]:
