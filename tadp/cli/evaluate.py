@@ -30,7 +30,7 @@ from tadp.cli.task_options import (
     task_of,
 )
 from tadp.cli.terminal import Dtype, echo, wrong_usage
-from tadp.datasets.readers.data_options import ReaderOptions
+from tadp.datasets.readers.data_options import DataOptions
 from tadp.errors import Argument, OptionError, TADPError
 
 Data = Annotated[
@@ -42,66 +42,74 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        help="A folder of your own images, in place of --data; or that of a COCO json in --data.",
+        show_default=False,
+    ),
+]
+Masks = Annotated[
+    Path | None,
+    typer.Option(
+        "--masks",
+        help="The folder of masks of --images or of --data, PNG, TIFF or PGM files with the same names.",
+        show_default=False,
+    ),
+]
+Root = Annotated[Path | None, typer.Option("--root", help="Folder of the data set.", show_default=False)]
+Split = Annotated[
+    str | None, typer.Option("--split", help="Part of the data set; all is all images.", show_default="the test split")
+]
+Count = Annotated[
+    int | None, typer.Option("--count", min=1, help="Number of images, from the first.", show_default="all")
+]
+Captions = Annotated[
+    Path | None, typer.Option("--captions", help="Caption file written by tadp caption.", show_default=False)
+]
+Crop = Annotated[
+    str | None,
+    typer.Option(
+        "--crop", help="Part of the image where depth is compared: eigen or garg.", show_default="the whole image"
+    ),
+]
+Rule = Annotated[str, typer.Option("--rule", help="Rule by which detections are scored: voc07, voc12 or coco.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="JSON file to write the figures to.", show_default=False)
+]
 
 
 @command(
     "tadp evaluate --model run --data export",
+    "tadp evaluate --model run --data other --folders test=seq3",
     "tadp evaluate --model my-model --data voc --root VOCdevkit/VOC2012 --captions captions.db",
     "tadp evaluate segmentation --model my-model --images photos --masks masks --captions captions.db",
     "tadp evaluate segmentation --model my-model --data ade20k --root ADEChallengeData2016 --multi-scale --flip",
     "tadp evaluate depth --model my-model --data nyu --root nyu_depth_v2 --crop eigen --flip",
     "tadp evaluate detection --model my-model --data scenes --count 200",
 )
-@with_fields(ReaderOptions, leave_out=["images", "masks"])
+@with_fields(DataOptions, leave_out=["images", "masks"])
 def evaluate(
     model: TaskModelOption,
     task: OptionalTask = None,
     data: Data = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            "--images",
-            help="A folder of your own images, in place of --data; or that of a COCO json in --data.",
-            show_default=False,
-        ),
-    ] = None,
-    masks: Annotated[
-        Path | None,
-        typer.Option(
-            "--masks",
-            help="The folder of masks of --images or of --data, PNG, TIFF or PGM files with the same names.",
-            show_default=False,
-        ),
-    ] = None,
-    root: Annotated[Path | None, typer.Option("--root", help="Folder of the data set.", show_default=False)] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="Split of the data set.", show_default="the test split")
-    ] = None,
-    count: Annotated[
-        int | None, typer.Option("--count", min=1, help="Number of images, from the first.", show_default="all")
-    ] = None,
-    captions: Annotated[
-        Path | None, typer.Option("--captions", help="Caption file written by tadp caption.", show_default=False)
-    ] = None,
+    images: Images = None,
+    masks: Masks = None,
+    root: Root = None,
+    split: Split = None,
+    count: Count = None,
+    captions: Captions = None,
     captioner: CaptionerOption = None,
     base_model: BaseModel = None,
-    crop: Annotated[
-        str | None,
-        typer.Option(
-            "--crop", help="Part of the image where depth is compared: eigen or garg.", show_default="the whole image"
-        ),
-    ] = None,
-    rule: Annotated[
-        str, typer.Option("--rule", help="Rule by which detections are scored: voc07, voc12 or coco.")
-    ] = "voc07",
+    crop: Crop = None,
+    rule: Rule = "voc07",
     window_px: WindowPx = None,
     stride_px: StridePx = None,
     short_side_px: ShortSidePx = None,
     flip: Flip = False,
     multi_scale: MultiScale = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="JSON file to write the figures to.", show_default=False)
-    ] = None,
+    output: Output = None,
     device: Device = None,
     dtype: DtypeOption = Dtype.float32,
     revision: Revision = None,
@@ -112,74 +120,67 @@ def evaluate(
     A task model is a backbone and a head that were trained together, for segmentation, depth or detection. Choose a
     data set with --data: a folder, whose layout is recognised, or a name. A model of "tadp train" is measured on the
     images that its run held out, with the options of the run and the captions in its folder, so the figures are those
-    of its report; --split all takes all images. If the run's captions or lists are elsewhere, pass them again. For
-    segmentation you can also pass your own --images and --masks. The values of a mask are the indices of the model's
-    classes, and 255 marks pixels without a label.
+    of its report; --split all takes all images. Of another folder, the part to test on is measured: that of its own
+    split, or that of --lists, --folders, --group and --fraction, as in "tadp train"; without either, all images. If the
+    run's captions or lists are elsewhere, pass them again. For segmentation you can also pass your own --images and
+    --masks. The values of a mask are the indices of the model's classes, and 255 marks pixels without a label.
 
     Captions come from the file in --captions, or else from the captioner. Rendered scenes have true captions of their
     own; with --captioner, the captioner's captions are used instead.
     """
     from tadp.files.atomic import check_target
-    from tadp.files.progress import tracked
-    from tadp.tasks import evaluate as measure
 
     task = task_of(model, revision=revision) if task is None else task
-    chosen = {
-        name: value
-        for name, value in field_values({**reader, "images": images, "masks": masks}).items()
-        if value is not None
-    }
-    _check_data(task, data, root=root, images=images, masks=masks, options=chosen)
+    options = DataOptions(images=images, masks=masks, **field_values(reader))
+    _check_data(task, data, root=root, options=options)
     has_captions = captions is not None or captioner is not None
-    run = run_of(model, data, task=task, passed=chosen, has_captions=has_captions)
-    options = predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
+    run = run_of(model, data, task=task, passed=options.chosen, has_captions=has_captions)
+    predict = predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
     if run is not None:
-        options = {name: value or run.predict.get(name, value) for name, value in options.items()} | (
-            {name: value for name, value in run.predict.items() if name not in options}
-        )
-        if data is not None and not is_folder(data, root) and captioner is None:
-            captions = captions or run.captions
+        predict = {**run.predict, **{name: value or run.predict.get(name, value) for name, value in predict.items()}}
+        crop = crop or run.metric.get("crop")
     if output is not None:
         check_target(output)
     predictor: Any = load_task(task, model, base_model=base_model, device=device, dtype=dtype, revision=revision)
-    check_stride(predictor, options)
+    check_stride(predictor, predict)
     if data is not None and is_folder(data, root):
         with wrong_usage():
-            samples = own_data(task, predictor, data, run=run, split=split, captions=captions, options=chosen)
+            samples = own_data(task, predictor, data, run=run, split=split, captions=captions, options=options)
     else:
-        samples = _open_data(
-            task, predictor, data, root=root, split=split, captions=captions, images=images, masks=masks
-        )
+        if run is not None and captioner is None:
+            captions = captions or run.captions
+        samples = _open_data(task, predictor, data, root=root, split=split, captions=captions, options=options)
     _check_classes(task, predictor, samples, data or "--masks")
-    crop = crop or (run.metric.get("crop") if run is not None else None)
-    metric = predictor.make_metric(**_metric_options(task, crop=crop, rule=rule))
-    has_captions = captions is not None or samples[0].caption is not None
-    uses_captioner = captioner is not None or not has_captions
+    uses_captioner = captioner is not None or (captions is None and samples[0].caption is None)
     if uses_captioner:
         prepare_captions(predictor, caption=False, captioner=captioner, device=device)
-    total = len(samples) if count is None else min(count, len(samples))
-    shown = tracked((samples[k] for k in range(total)), total, what="evaluating", unit="image")
-    result = measure(predictor, shown, metric=metric, captions="captioner" if uses_captioner else "data", **options)
+    metric = predictor.make_metric(**_metric_options(task, crop=crop, rule=rule))
+    result = _measured(predictor, samples, metric, count=count, uses_captioner=uses_captioner, options=predict)
     echo(str(result))
     if output is not None:
         _save_figures(result, output)
         echo(f"wrote {output}")
 
 
-def _check_data(
-    task: Task,
-    data: str | None,
-    *,
-    root: Path | None,
-    images: Path | None,
-    masks: Path | None,
-    options: Mapping[str, Any],
-) -> None:
+def _measured(
+    model: Any, samples: Any, metric: Any, *, count: int | None, uses_captioner: bool, options: Mapping[str, Any]
+) -> Any:
+    """The figures of a model on the first samples, with a progress bar."""
+    from tadp.files.progress import tracked
+    from tadp.tasks import evaluate as measure
+
+    total = len(samples) if count is None else min(count, len(samples))
+    shown = tracked((samples[k] for k in range(total)), total, what="evaluating", unit="image")
+    return measure(model, shown, metric=metric, captions="captioner" if uses_captioner else "data", **options)
+
+
+def _check_data(task: Task, data: str | None, *, root: Path | None, options: DataOptions) -> None:
     """Refuse options that name no data set, or more than one, before a model is loaded."""
     from tadp.datasets.readers.named import DATASETS
 
     is_own = data is not None and is_folder(data, root)
-    for name in options:
+    images, masks = options.images, options.masks
+    for name in (*options.chosen, *options.chosen_split):
         if not is_own and name not in ("images", "masks"):
             raise OptionError(Argument(name), " is for a folder in ", Argument("data", ...), ".")
     if data is None:
@@ -213,8 +214,7 @@ def _open_data(
     root: Path | None,
     split: str | None,
     captions: Path | None,
-    images: Path | None,
-    masks: Path | None,
+    options: DataOptions,
 ) -> Any:
     """The data set that the options name."""
     from tadp.captions import CaptionTable
@@ -227,7 +227,7 @@ def _open_data(
         if data is not None:
             return open_dataset(data, root, split=split, captions=captions, **labels)
         table = None if captions is None else CaptionTable.open(captions)
-        return MaskFolder(images, masks, class_names=model.class_names, captions=table)  # pyright: ignore
+        return MaskFolder(options.images, options.masks, class_names=model.class_names, captions=table)  # pyright: ignore
     except ValueError as error:
         if isinstance(error, TADPError):
             raise

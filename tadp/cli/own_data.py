@@ -10,6 +10,7 @@ import typer
 
 from tadp.cli.task_options import Task
 from tadp.cli.terminal import echo
+from tadp.datasets.readers.data_options import DataOptions
 from tadp.errors import Argument, ModelError
 from tadp.files.schema import HINT, check_types, shown
 
@@ -166,7 +167,7 @@ def own_data(
     run: RunOfModel | None,
     split: str | None,
     captions: Path | None,
-    options: Mapping[str, Any],
+    options: DataOptions,
 ) -> Any:
     """The images of a folder on which a model is measured.
 
@@ -178,52 +179,78 @@ def own_data(
         split: The split to measure; "all" is all images, and None the images that the run held out, or else the split
             to test on.
         captions: A caption file; None is that of the run if it has the captions of these images.
-        options: Options of the reader; for others, those of the run count.
+        options: Options of the reader, of which others are those of the run, and of the split.
 
     Returns:
         The data set, with captions if there are any.
     """
-    from tadp import datasets
     from tadp.captions import CaptionTable
+
+    is_same = run is not None and run.origin.get("data") == str(Path(data).resolve())
+    samples = _opened(task, model, data, run=run, is_same=is_same, passed=options.chosen)
+    held_out = [] if run is None or split is not None or options.chosen_split else run.origin.get("held_out", [])
+    if run and held_out and len(samples) == run.origin.get("images") and set(held_out) <= set(samples.image_ids):
+        echo(f"measuring the {len(held_out)} images that the training held out", err=True)
+        samples = samples.subset(held_out)
+    else:
+        samples, name = _part(samples, split, options, data)
+        echo(_measured(samples.image_ids, name, run, is_same=is_same), err=True)
+    if captions is not None:
+        return samples.with_captions(CaptionTable.open(captions))
+    table = None if run is None or run.captions is None else CaptionTable.open(run.captions)
+    return samples if table is None or table.missing(samples.image_ids) else samples.with_captions(table)
+
+
+def _opened(
+    task: Task, model: Any, data: str, *, run: RunOfModel | None, is_same: bool, passed: Mapping[str, Any]
+) -> Any:
+    """The data set in a folder, with the options that are passed, and those of the run that its reader has.
+
+    The classes are those of the model, also where the run or the user renames the classes of the folder.
+    """
+    from tadp import datasets
+    from tadp.datasets.readers.class_choice import OrderedNames
     from tadp.errors import OptionError
 
-    names = {} if task is Task.depth else {"class_names": model.class_names}
     stored = {} if run is None else run.origin["reader"]
-    is_same = run is not None and run.origin.get("data") == str(Path(data).resolve())
     if not is_same:
-        own = ("images", "masks", "ids", "class_names")
+        own = ["images", "masks", "ids", *([] if isinstance(stored.get("class_names"), Mapping) else ["class_names"])]
         stored = {name: value for name, value in stored.items() if name not in own}
-    stored = {name: value for name, value in stored.items() if name not in options}
-    samples = None
-    while samples is None:
+    stored = {name: value for name, value in stored.items() if name not in passed}
+    names = {} if task is Task.depth else {"class_names": model.class_names}
+    chosen = passed.get("class_names", stored.get("class_names"))
+    if names and isinstance(chosen, Mapping):
+        names = {"class_names": OrderedNames(model.class_names, chosen)}
+    elif names and "class_names" in passed:
+        names = {"class_names": passed["class_names"]}
+    while True:
         try:
-            samples = datasets.open(data, task=task.value, **{**names, **stored, **options})
+            samples = datasets.open(data, task=task.value, **{**stored, **passed, **names})
+            break
         except OptionError as error:  # an option of the run that the reader of this folder lacks
             if error.option not in stored:
                 raise
             stored = {name: value for name, value in stored.items() if name != error.option}
     if stored:
         echo(f"reading {data} with these options of the run: {', '.join(stored)}", err=True)
-    if split is not None and split != "all" and split not in samples.splits:
-        known = ", ".join([*samples.splits, "all"])
+    return samples
+
+
+def _part(samples: Any, split: str | None, options: DataOptions, data: str) -> tuple[Any, str]:
+    """The part of a data set to measure, and its name: the part to test on, unless another is named."""
+    from tadp import datasets
+
+    parts: Mapping[str, Sequence[str]] = samples.splits
+    order = ["test", "val"]
+    if options.chosen_split:
+        drawn = datasets.split(samples, **options.split_arguments)
+        parts = {name: part.image_ids for name, part in drawn.items()}
+        order += parts
+    if split is not None and split != "all" and split not in parts:
+        known = ", ".join([*parts, "all"])
         raise typer.BadParameter(f"{data} has no split {split!r}; it has {known}.", param_hint="--split")
-    held_out = [] if run is None or split is not None else run.origin.get("held_out", [])
-    if (
-        run is not None
-        and held_out
-        and len(samples) == run.origin.get("images")
-        and set(held_out) <= set(samples.image_ids)
-    ):
-        echo(f"measuring the {len(held_out)} images that the training held out", err=True)
-        samples = samples.subset(held_out)
-    else:
-        name = split or next((part for part in ("test", "val") if part in samples.splits), "all")
-        samples = samples if name == "all" else samples.subset(samples.splits[name])
-        echo(_measured(samples.image_ids, name, run, is_same=is_same), err=True)
-    if captions is not None:
-        return samples.with_captions(CaptionTable.open(captions))
-    table = None if run is None or run.captions is None else CaptionTable.open(run.captions)
-    return samples if table is None or table.missing(samples.image_ids) else samples.with_captions(table)
+    name = split or next((part for part in order if part in parts), "all")
+    return (samples if name == "all" else samples.subset(parts[name])), name
 
 
 def _measured(image_ids: Sequence[str], part: str, run: RunOfModel | None, *, is_same: bool) -> str:

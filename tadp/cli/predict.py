@@ -54,7 +54,7 @@ TaskAndImages = Annotated[
 def predict(
     arguments: TaskAndImages,
     model: TaskModelOption,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path(),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("predictions"),
     caption: Caption = None,
     captioner: CaptionerOption = None,
     base_model: BaseModel = None,

@@ -29,7 +29,7 @@ from tadp.inspection.facts_cache import FactsCache
 from tadp.inspection.image_facts import ImageFacts, measure
 from tadp.inspection.inspection_report import ClassCount, Finding, Inspection
 
-_UNNAMED = [f"value {value}" for value in range(IGNORE_LABEL)]  # the classes of masks whose names are not known
+_UNNAMED = [f"value {value}" for value in range(IGNORE_LABEL)]  # classes whose names are not known
 
 
 @one_run_per_output
@@ -155,9 +155,9 @@ def _open(folder: Path, how: dict[str, Any], options: Mapping[str, Any]) -> _Ope
             own.append(
                 Finding(
                     "no class names",
-                    "The masks do not say how their classes are called.",
-                    "Pass class_names=[…], one name per value from 0, and labels={11: 255} if 11 means no class "
-                    "(--class-names road,car --labels 11=255).",
+                    "The labels do not say how their classes are called.",
+                    "Pass class_names=[…], one name per value from 0 (--class-names road,car). If a value of masks "
+                    "means no class, such as 11, pass labels={11: 255} (--labels 11=255).",
                 )
             )
         try:
@@ -212,7 +212,7 @@ def _classes_in(data: FolderDataset, image_id: str, facts: ImageFacts) -> set[st
 def _counts(
     data: FolderDataset, facts: Mapping[str, ImageFacts], classes: Mapping[str, set[str]], *, quick: bool
 ) -> list[ClassCount]:
-    """How often each class occurs. Of masks whose classes have no names, only values that occur are listed."""
+    """How often each class occurs. Of classes without names, only values that occur are listed."""
     has_masks = "segmentation" in data.tasks
     boxes = Counter[str]()
     box_names: Sequence[str] = ()
@@ -230,7 +230,7 @@ def _counts(
             pixels[label] / max(pixels.total(), 1) if has_masks and not quick else None,
         )
         for label, name in enumerate(data.class_names if has_masks else box_names)
-        if pixels[label] or data.class_names != tuple(_UNNAMED)
+        if pixels[label] or boxes[name] or _UNNAMED[-1] not in data.class_names
     ]
 
 

@@ -325,7 +325,7 @@ def test_predict_does_not_read_its_own_pictures(models, photos, tmp_path, monkey
     folder = Path(shutil.copytree(photos, tmp_path / "here"))
     monkeypatch.chdir(folder)
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save("2.depth.png")  # named like a result
-    options = ("-m", models / "without", "--caption", "a dog")
+    options = ("-m", models / "without", "--caption", "a dog", "-o", ".")
     (folder / partial_name("0.segmentation.json")).touch()  # a killed run's
     assert run("predict", "segmentation", "0.png", "1.png", "2.depth.png", *options).exit_code == 0
     before = {path.name for path in folder.iterdir()}
@@ -336,6 +336,16 @@ def test_predict_does_not_read_its_own_pictures(models, photos, tmp_path, monkey
         assert done.exit_code == 0, done.output
         assert {path.name for path in folder.iterdir()} == before
         assert "left out" not in done.output
+
+
+def test_predictions_have_a_folder_of_their_own(models, photos, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(photos, tmp_path / "here"))
+    monkeypatch.chdir(folder)
+    for already in ("predictions/1.segmentation.plot.png", "2 already done"):
+        done = run("predict", ".", "-m", models / "without", "--caption", "a dog")
+        assert already in done.output
+        assert {path.name for path in folder.iterdir()} == {"0.png", "1.png", "predictions"}
+    assert len([*(folder / "predictions").iterdir()]) == 6
 
 
 def test_one_run_predicts_into_a_folder_at_a_time(models, photos, tmp_path):

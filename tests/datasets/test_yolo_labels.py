@@ -109,6 +109,63 @@ def test_label_studio_lists_names_in_classes_txt(tmp_path):
     assert data[0].boxes.labels.tolist() == [1]
 
 
+@pytest.mark.parametrize("folder", ["annotations", "Labels", "txt/deep"])
+def test_labels_in_a_folder_of_another_name_belong_to_the_images_of_their_names(ultralytics, folder):
+    for path in sorted((ultralytics / "labels").rglob("*.txt")):
+        place = path.relative_to(ultralytics / "labels")
+        write(ultralytics / folder / place, path.read_text())
+        path.unlink()
+    data = datasets.open(ultralytics)
+    assert [len(sample.boxes) for sample in data] == [1, 1, 1]
+    write(ultralytics / "older" / "train" / "a.txt", BOX)
+    write(ultralytics / "older" / "val" / "a.txt", BOX)
+    with pytest.raises(MissingDataError, match="1 of 3 images have no text file"):
+        YoloDataset(ultralytics)
+    for split, name in (("train", "a"), ("train", "b"), ("val", "c")):
+        write(ultralytics / "older" / split / f"{name}.txt", BOX)
+    with pytest.raises(DatasetError, match=r"a\.txt may both be labels of one image, .* into a folder .labels. next"):
+        YoloDataset(ultralytics)
+
+
+def test_folders_of_splits_may_hold_images_and_labels_or_be_in_them(tmp_path):
+    """Roboflow writes train/images and valid/labels, Ultralytics images/train and labels/val; some without a yaml."""
+    for kind, image, text in (
+        ("a", "{0}/images/x.jpg", "{0}/labels/x.txt"),
+        ("b", "images/{0}/x.jpg", "labels/{0}/x.txt"),
+        ("c", "{0}/x.jpg", "{0}/x.txt"),
+    ):
+        for split in ("train", "valid", "test"):
+            trees.write_image(tmp_path / kind / image.format(split))
+            write(tmp_path / kind / text.format(split), BOX)
+        with pytest.raises(
+            MissingDataError, match=r"no data\.yaml, .* the classes have no names\. Pass class_names=…, one"
+        ):
+            datasets.open(tmp_path / kind)
+        data = datasets.open(tmp_path / kind, class_names=["dog", "cat"])
+        assert data.splits == {"train": ["train/x"], "val": ["valid/x"], "test": ["test/x"]}
+        assert data[0].boxes.labels.tolist() == [1]
+        write(tmp_path / kind / "data.yaml", "names: [dog, cat]\n")
+        assert datasets.open(tmp_path / kind).splits == data.splits
+
+
+def test_labelimg_writes_classes_txt_into_the_folders_of_labels(tmp_path):
+    for split in ("train", "val"):
+        trees.write_image(tmp_path / "images" / split / f"{split}.jpg")
+        write(tmp_path / "labels" / split / f"{split}.txt", BOX)
+        write(tmp_path / "labels" / split / "classes.txt", "dog\ncat\n")
+    assert datasets.open(tmp_path).box_class_names == ("dog", "cat")
+    write(tmp_path / "labels/val/classes.txt", "cat\ndog\n")
+    with pytest.raises(MissingDataError, match="so classes have no names"):
+        datasets.open(tmp_path)
+
+
+def test_texts_next_to_images_that_are_not_labels_are_not_yolo(tmp_path):
+    trees.write_image(tmp_path / "a.jpg")
+    write(tmp_path / "a.txt", "a dog next to a cat")
+    with pytest.raises(DatasetError, match=r"the layout of .* is not that of a data set"):
+        datasets.open(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

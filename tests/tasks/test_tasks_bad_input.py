@@ -127,6 +127,8 @@ def test_a_number_of_classes_is_no_list_of_names():
 
 def test_class_names_that_are_too_long_together_are_named_with_what_to_do():
     names = [f"a thing with a long description, number {number}" for number in range(20)]
-    text = r"^the 20 class names together do not fit the text encoder, which takes 77 tokens\. Use fewer or shorter names"
+    text = (
+        r"^the 20 class names together do not fit the text encoder, which takes 77 tokens\. Use fewer or shorter names"
+    )
     with pytest.raises(CaptionError, match=text + r", or pass prompt_mode='class_embeddings', which encodes each name"):
         segmenter(class_names=["background", *names], prompt_classes=names, prompt_mode="class_names")

@@ -504,6 +504,49 @@ def test_evaluate_says_what_it_measures_and_how_much_of_it_the_training_used(exp
     assert "has labels for detection, not for segmentation" in wrong
 
 
+def test_evaluate_takes_the_split_of_another_folder_as_train_does(export, whole, tmp_path):
+    other = shutil.copytree(export, tmp_path / "other")
+    ids = datasets.open(other, class_names=CLASSES).image_ids
+    (tmp_path / "test.txt").write_text("\n".join(ids[:4]))
+    command = ["evaluate", "--model", whole.folder, "--data", other]
+    done = tadp_run(*command, "--lists", f"test={tmp_path}/test.txt", "-o", tmp_path / "listed.json")
+    assert "measuring 4 images (test) of a folder that is not that of the training" in plain(done.output)
+    for name in ("images", "masks"):
+        (other / name / "seq1").mkdir()
+        for image_id in ids[:4]:
+            (other / name / f"{image_id}.png").rename(other / name / "seq1" / f"{image_id}.png")
+    done = tadp_run(*command, "--folders", "seq=seq1", "-o", tmp_path / "folder.json")
+    assert "measuring 4 images (seq)" in plain(done.output)
+    assert (tmp_path / "folder.json").read_text() == (tmp_path / "listed.json").read_text()
+    assert "measuring 3 images (val)" in plain(tadp_run(*command, "--fraction", "0.2", "--split-seed", 3).output)
+    again = [*command[:-1], export, "--lists", f"test={tmp_path}/test.txt"]
+    assert "measuring 4 images (test); " in plain(tadp_run(*again).output)  # in place of the images held out
+    wrong = plain(tadp_run("evaluate", "--model", whole.folder, "--data", "scenes", "--group", "a", code=2).output)
+    assert "--group is for a folder in --data" in wrong
+
+
+def test_evaluate_renames_the_classes_of_another_folder_as_the_run_did(tmp_path):
+    folder = coco_folder(tmp_path / "boxes", 6)
+    content = json.loads((folder / "annotations.json").read_text())
+    first, second = (content["categories"][place]["name"] for place in (0, 1))
+    content["categories"][0]["name"] = first.title()
+    (folder / "annotations.json").write_text(json.dumps(content))
+    small = {"class_names": {first.title(): first, second: None}, "head_options": {"channels": 8, "hidden_channels": 8}}
+    finished = run(folder, tmp_path / "run", "detection", crop=64, steps=1, **small)
+    other = shutil.copytree(folder, tmp_path / "other")
+    content["categories"].reverse()
+    for number, row in enumerate(content["categories"]):
+        row["id"], row["was"] = 100 + number, row["id"]
+    ids = {row["was"]: row["id"] for row in content["categories"]}
+    for row in content["annotations"]:
+        row["category_id"] = ids[row["category_id"]]
+    (other / "annotations.json").write_text(json.dumps(content))
+    assert datasets.open(other).box_class_names[-1] == first.title()  # another order
+    assert evaluated(finished.folder, folder, "--split", "all") == evaluated(finished.folder, other, "--split", "all")
+    done = plain(tadp_run("evaluate", "--model", finished.folder, "--data", other).output)
+    assert "with these options of the run: class_names" in done
+
+
 def test_evaluate_uses_the_captions_and_the_options_of_the_run(export, tmp_path):
     finished = run(export, tmp_path / "run", captioner="tadp-tiny", flip=True, steps=1)
     details = json.loads((finished.folder / "result.json").read_text())["details"]

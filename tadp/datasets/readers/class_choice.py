@@ -17,6 +17,36 @@ BACKGROUND = "background"
 _FIXED = {BACKGROUND: 0, "_background_": 0, "__ignore__": IGNORE_LABEL}  # the last two are labelme's
 
 
+class OrderedNames(tuple[str, ...]):
+    """Names of classes in their order, and what the names in label files become before they are compared with these.
+
+    A model is measured with these: its classes have an order, and a folder may call them otherwise.
+
+    Args:
+        names: The names in their order.
+        renamed: New names for those in the label files; None leaves a class out.
+
+    Example:
+        >>> names = OrderedNames(["car", "road"], {"Car": "car"})
+        >>> names, names.renamed
+        (('car', 'road'), {'Car': 'car'})
+    """
+
+    renamed: Mapping[str, str | None]
+
+    def __new__(cls, names: Sequence[str], renamed: Mapping[str, str | None]) -> "OrderedNames":
+        ordered = super().__new__(cls, names)
+        ordered.renamed = renamed
+        return ordered
+
+
+def new_names(found: Sequence[str], class_names: ClassNames | None) -> dict[str, str | None]:
+    """The name of each class in label files after a user's new names; None if the class is left out."""
+    renamed = class_names.renamed if isinstance(class_names, OrderedNames) else class_names
+    renamed = renamed if isinstance(renamed, Mapping) else {}
+    return {label: renamed.get(label, label) for label in found}
+
+
 @dataclass(frozen=True)
 class ClassChoice:
     """The classes of objects, and where each name in the label files belongs.
@@ -60,20 +90,20 @@ def choose_classes(
     if isinstance(class_names, Mapping):
         unknown = [label for label in class_names if label not in found]
         if unknown:
-            raise DatasetError(f"class_names: {name} has no class {unknown[0]!r}; its classes are {_listed(found)}.")
-        renamed = {label: class_names.get(label, label) for label in found}
-        check_alike({label: new for label, new in renamed.items() if new is not None}, name, places)
+            raise DatasetError(
+                Argument("class_names"), f": {name} has no class {unknown[0]!r}; its classes are {_listed(found)}."
+            )
+    renamed = new_names(found, class_names)
+    check_alike({label: new for label, new in renamed.items() if new is not None}, name, places)
+    if class_names is None or isinstance(class_names, Mapping):
         names = list(dict.fromkeys(new for new in renamed.values() if new is not None))
         return _choice(names, renamed, name, places)
-    check_alike({label: label for label in found}, name, places)
-    if class_names is None:
-        return _choice(found, {label: label for label in found}, name, places)
     names = check_classes(class_names, name="class_names")
     names = names[1:] if names[0] == BACKGROUND else names
     by_text = {readable(new): new for new in names}
-    renamed = {label: by_text.get(readable(label)) for label in found}
-    _tell_of_left_out(renamed, names, name, places)
-    return _choice(names, renamed, name, places)
+    kept = {label: new if new is None else by_text.get(readable(new)) for label, new in renamed.items()}
+    _tell_of_left_out({label: kept[label] for label, new in renamed.items() if new is not None}, names, name, places)
+    return _choice(names, kept, name, places)
 
 
 def _choice(
@@ -85,7 +115,7 @@ def _choice(
         if new is not None and not readable(new):
             raise DatasetError(
                 f"{places.get(label, name)} has a class without a name. Name it in the labelling tool, or leave such "
-                f"objects out: class_names={{{label!r}: None}}."
+                f"objects out: class_names={{{label!r}: None}} (--class-names '{label}=')."
             )
     names = check_classes(names, name="class_names")
     index = {new: number for number, new in enumerate(names)}
@@ -128,7 +158,7 @@ def _tell_of_left_out(
         if readable(label).casefold().replace(" ", "") in chosen:
             raise DatasetError(
                 f"{name}: the class {label!r} ({places.get(label, 'in its list of classes')}) differs from those in "
-                f"class_names only in case or blanks. Write it in the same way, or rename it: class_names={{…}}."
+                "class_names only in case or blanks. Write it in the same way (--class-names)."
             )
     if left_out and len(left_out) == len(renamed):
         raise DatasetError(
@@ -138,7 +168,8 @@ def _tell_of_left_out(
         )
     if left_out:
         warnings.warn(
-            f"{name}: objects of the classes {_listed(left_out)} are left out, because class_names does not have them.",
+            f"{name}: objects of the classes {_listed(left_out)} are left out, because class_names (--class-names) "
+            "does not have them.",
             stacklevel=2,
         )
 

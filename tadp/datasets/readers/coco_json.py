@@ -12,7 +12,7 @@ from tadp.datasets.readers.class_choice import ClassNames
 from tadp.datasets.readers.data_options import BadLabels, Unpaired
 from tadp.datasets.readers.image_folder import Captions, OnError, Record
 from tadp.datasets.readers.label_files import read_json_export, stated_size
-from tadp.datasets.readers.label_problems import keep, kept
+from tadp.datasets.readers.label_problems import keep, kept, spelled_twice
 from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset
 from tadp.datasets.readers.outlines import CocoOutline
 from tadp.datasets.readers.paired_folders import pictures
@@ -295,7 +295,8 @@ def _present(entries: list[LabelledImage], name: str, unpaired: Unpaired) -> lis
             warnings.warn(f"{text}; they are left out.", stacklevel=3)
     empty = [entry for entry in present if not entry.objects]
     if empty and not keep("image without labels", [str(entry.record.image) for entry in empty]) and unpaired != "empty":
-        how = "left out" if unpaired == "skip" else 'taken as images without objects (unpaired="skip" leaves them out)'
+        skip = spelled_twice(Argument("unpaired", "skip"))
+        how = "left out" if unpaired == "skip" else f"taken as images without objects; {skip} leaves them out"
         warnings.warn(
             f"{name}: {len(empty)} of {len(present)} images have no annotations, the first of them "
             f"{empty[0].record.image}; they are {how}.",

@@ -1,4 +1,4 @@
-"""How a folder is read and split: the options that `tadp train` and `tadp data` share. This module needs no torch."""
+"""How a folder is read and split: options that `tadp data`, `train` and `evaluate` share. It needs no torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -100,6 +100,13 @@ class SplitOptions:
     split_seed: int = field(default=0, metadata={"least": 0})
     lists: Mapping[str, str | Path | Sequence[str]] | None = None
     folders: Mapping[str, str] | None = None
+
+    @property
+    def chosen_split(self) -> dict[str, Any]:
+        """The options that differ from their defaults, by name."""
+        return {
+            part.name: value for part in fields(SplitOptions) if (value := getattr(self, part.name)) != part.default
+        }
 
     @property
     def split_arguments(self) -> dict[str, Any]:

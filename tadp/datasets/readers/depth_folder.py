@@ -13,7 +13,7 @@ from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError
 from tadp.datasets.readers.label_files import check_label_size
 from tadp.datasets.readers.paired_folders import Folder, Unpaired, pair_folders, shared_folder
 from tadp.datasets.sample import Sample
-from tadp.errors import Argument, CorruptFileError, DatasetError, ImageError
+from tadp.errors import Argument, CorruptFileError, DatasetError, ImageError, OptionError
 from tadp.files.checks import check_numbers, check_regular, need
 from tadp.images.image_files import LABEL_SUFFIXES, read_stored
 
@@ -83,7 +83,7 @@ class DepthFolder(FolderDataset):
             pairs.records,
             name=f"DepthFolder {root.name!r}",
             advice=f"Each image needs a depth file of the same name: a{depth_suffix}.png for a.jpg. Pass "
-            "unpaired='skip' to leave out images without depth.",
+            "unpaired='skip' (--unpaired skip) to leave out images without depth.",
             captions=captions,
             on_error=on_error,
             splits=pairs.splits,
@@ -114,7 +114,7 @@ class DepthUnit:
         if self.scale is not None:
             check_numbers(scale=self.scale)
             if self.scale <= 0:
-                raise ValueError(f"scale must be above 0, the metres of one unit; got {self.scale}.")
+                raise OptionError(Argument("scale"), f" must be above 0, the metres of one unit; got {self.scale}.")
 
     def to_metres(self, values: np.ndarray, where: Path | str) -> tuple[Float32[np.ndarray, "_h _w"], str]:
         """Convert values to metres, with 0 for unknown.
@@ -150,7 +150,7 @@ class DepthUnit:
         )
         if self.scale is None:
             raise DatasetError(f"{text}. Pass ", Argument("scale", ...), ", the metres of one unit.")
-        return depth_m, f"{text}; check `scale`."
+        return depth_m, f"{text}; check `scale` (--scale)."
 
 
 def read_depth_values(path: Path) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tadp.captions.records import shown
-from tadp.datasets.readers.class_choice import ClassNames
+from tadp.datasets.readers.class_choice import ClassNames, new_names
 from tadp.datasets.readers.depth_folder import DEPTH_SUFFIXES
 from tadp.datasets.readers.mask_folder import MaskFolder
 from tadp.datasets.readers.paired_folders import files_below, pictures
@@ -77,16 +77,18 @@ def open_masks(folders: Mapping[str, Any], *, class_names: ClassNames | None = N
             raise DatasetError(
                 f"the masks in {first} do not say how their classes are called. Pass ",
                 Argument("class_names", ...),
-                ", one name per value from 0, and labels={value: 255} for values without class.",
+                ", one name per value from 0, and ",
+                Argument("labels", ...),
+                " for other values.",
             )
         return MaskFolder(**folders, class_names=class_names, **options)
-    renamed = [class_names.get(name, name) if isinstance(class_names, Mapping) else name for name in found.names]
-    names = list(dict.fromkeys(name for name in renamed if name is not None))
+    renamed = new_names(found.names, class_names)
+    names = list(dict.fromkeys(name for name in renamed.values() if name is not None))
     if class_names is not None and not isinstance(class_names, Mapping):
         names = list(class_names)
     pairs = {
-        key: IGNORE_LABEL if name is None or name not in names else names.index(name)
-        for key, name in zip(found.keys, renamed, strict=True)
+        key: IGNORE_LABEL if renamed[name] not in names else names.index(renamed[name])
+        for key, name in zip(found.keys, found.names, strict=True)
     }
     argument = "palette" if isinstance(found.keys[0], tuple) else "labels"
     return MaskFolder(**folders, class_names=names, **{argument: pairs}, **options)

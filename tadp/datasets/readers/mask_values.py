@@ -17,7 +17,7 @@ from tadp.datasets.readers.label_files import (
     to_classes,
 )
 from tadp.datasets.sample import IGNORE_LABEL, Sample, nearest, sides
-from tadp.errors import Argument, DatasetError
+from tadp.errors import Argument, DatasetError, OptionError
 from tadp.files.checks import check_ordered, check_whole
 from tadp.images.image_files import Stored, read_labels
 
@@ -62,19 +62,26 @@ class MaskValues:
             for value, label in (labels or {}).items()
         }
         if any(value >= _MOST_VALUES for value in changes):
-            raise ValueError(f"labels: a mask stores values up to {_MOST_VALUES - 1}; got {max(changes)}.")
+            raise OptionError(
+                Argument("labels"), f": a mask stores values up to {_MOST_VALUES - 1}; got {max(changes)}."
+            )
         classes = {value: value for value in (*range(len(names)), IGNORE_LABEL)} | changes
         pairs = None
         if isinstance(palette, Mapping):
             pairs = {_color(color): _class_of(label, names, "palette") for color, label in palette.items()}
         elif palette is not None:
             if len(palette) != len(names):
-                raise ValueError(
-                    f"palette must have one colour per class; got {len(palette)} for {len(names)} class_names."
+                raise OptionError(
+                    Argument("palette"),
+                    f" must have one colour per class; got {len(palette)} for {len(names)} ",
+                    Argument("class_names"),
+                    ".",
                 )
             pairs = {_color(color): index for index, color in enumerate(palette)}
             if len(pairs) < len(palette):
-                raise ValueError("palette must have a different colour for each class; two are the same.")
+                raise OptionError(
+                    Argument("palette"), " must have a different colour for each class; two are the same."
+                )
         return cls(names, class_table(classes), pairs)
 
     def read(self, sample: Sample, path: Path, *, name: str) -> Int64[np.ndarray, "_h _w"]:
@@ -131,7 +138,7 @@ class MaskValues:
             return to_classes(values, self.table, where, name=name)
         except DatasetError as error:
             raise DatasetError(
-                f"{error} It has a palette; if its colours say the class, pass palette={{colour: class}}."
+                *error.args, " It has a palette; if its colours say the class, pass ", Argument("palette", ...), "."
             ) from error
 
     def _check_palette(self, used: Sequence[int], palette: Sequence[tuple[int, ...]], where: Path | str) -> None:
@@ -143,8 +150,9 @@ class MaskValues:
             if first != palette[index]:
                 raise DatasetError(
                     f"{where} has a palette in which index {index} is the colour {palette[index]}, and in {place} it "
-                    f"is {first}, so the indices of these masks are not classes. If the colours are, pass "
-                    "palette={colour: class}."
+                    f"is {first}, so the indices of these masks are not classes. If the colours are, pass ",
+                    Argument("palette", ...),
+                    ", the class of each colour.",
                 )
 
 
@@ -160,8 +168,10 @@ def _from_colors(
         color = tuple(pixels[is_wrong][0].tolist())
         raise DatasetError(
             f"{where} has {np.count_nonzero(is_wrong)} pixels whose colour is not in the palette of {name}, such as "
-            f"{color}. Add the colour to the palette, with {IGNORE_LABEL} if it has no class; if it only occurs along "
-            "edges, export the masks without smoothing."
+            f"{color}. Add the colour to ",
+            Argument("palette"),
+            f", with {IGNORE_LABEL} if it has no class; if it only occurs along edges, export the masks without "
+            "smoothing.",
         )
     return known[place, 1]
 
@@ -173,13 +183,20 @@ def _code(pixels: np.ndarray) -> np.ndarray:
 def _class_of(label: int | str, names: Sequence[str], argument: str) -> int:
     if isinstance(label, str):
         if label not in names:
-            raise ValueError(f"{argument}: {label!r} is not one of the class_names ({', '.join(names)}).")
+            raise OptionError(
+                Argument(argument),
+                f": {label!r} is not one of the ",
+                Argument("class_names"),
+                f" ({', '.join(names)}).",
+            )
         return names.index(label)
     number = check_whole(label, name=argument, minimum=0)
     if number >= len(names) and number != IGNORE_LABEL:
-        raise ValueError(
-            f"{argument}: unknown class {number}; the {len(names)} class_names are numbered from 0, and "
-            f"{IGNORE_LABEL} means unknown."
+        raise OptionError(
+            Argument(argument),
+            f": unknown class {number}; the {len(names)} ",
+            Argument("class_names"),
+            f" are numbered from 0, and {IGNORE_LABEL} means unknown.",
         )
     return number
 
@@ -189,9 +206,13 @@ def _color(color: Color) -> tuple[int, int, int]:
         try:
             red, green, blue = bytes.fromhex(color.removeprefix("#"))
         except ValueError as error:
-            raise ValueError(f"palette: a colour must be (red, green, blue) or '#rrggbb'; got {color!r}.") from error
+            raise OptionError(
+                Argument("palette"), f": a colour must be (red, green, blue) or '#rrggbb'; got {color!r}."
+            ) from error
         return red, green, blue
     if len(color) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in color):
-        raise ValueError(f"palette: a colour must have red, green and blue from 0 to 255; got {color!r}.")
+        raise OptionError(
+            Argument("palette"), f": a colour must have red, green and blue from 0 to 255; got {color!r}."
+        )
     red, green, blue = color
     return red, green, blue

@@ -16,6 +16,7 @@ from tadp.datasets.readers.nyu import NYUDepthV2
 from tadp.datasets.readers.voc import PascalVOC, PascalVOCDetection
 from tadp.datasets.readers.watercolor_comic import Comic2k, Watercolor2k
 from tadp.datasets.scenes.rendered import RenderedScenes
+from tadp.errors import Argument, OptionError
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,6 @@ def open_dataset(
         options = {"count": SCENE_COUNTS[split], "seed": SCENE_SEEDS[split]} | options
         return RenderedScenes(options.pop("count"), options.pop("seed"), captions=captions, **options)
     if root is None:
-        raise ValueError(f"{name} needs its folder; pass root=….")
+        raise OptionError(f"{name} needs its folder; pass ", Argument("root", ...), ".")
     kind: Any = entry.kind
     return kind(root, split=split, captions=captions, on_error=on_error, **options)

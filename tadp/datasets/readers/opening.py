@@ -17,7 +17,7 @@ from tadp.datasets.readers.mask_folder import MaskFolder
 from tadp.datasets.readers.named import DATASETS, open_dataset
 from tadp.datasets.readers.paired_folders import files_below
 from tadp.datasets.readers.voc_folder import VOCFolder
-from tadp.datasets.readers.yolo_labels import YoloDataset, yolo_file
+from tadp.datasets.readers.yolo_labels import YoloDataset, has_text_labels, yolo_file
 from tadp.errors import Argument, DatasetError, MissingDataError, OptionError
 
 
@@ -154,10 +154,9 @@ def _has(folder: Path, suffix: str) -> bool:
 
 def _yolo(folder: Path) -> tuple[Any, ...] | None:
     path = yolo_file(folder)
-    if path is not None and path.name == "classes.txt":  # which may also name the classes of masks
-        texts = [text for text in files_below(path.parent) if text.suffix == ".txt" and text.name != path.name]
-        return (folder,) if texts else None
-    return None if path is None else (folder,)
+    if path is None or (path.name == "classes.txt" and folder.is_dir()):  # which may also name the classes of masks
+        return (folder,) if has_text_labels(folder) else None
+    return (folder,)
 
 
 def _voc(folder: Path) -> tuple[Any, ...] | None:
@@ -177,7 +176,7 @@ LAYOUTS = (
     ),
     Layout(
         "YoloDataset",
-        "text labels with data.yaml, obj.names or classes.txt",
+        "text labels with the names of images, and data.yaml, obj.names or classes.txt",
         ("detection", "segmentation"),
         _yolo,
         YoloDataset,

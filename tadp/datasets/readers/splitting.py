@@ -243,8 +243,10 @@ def _group_of(data: Splittable, group: Group | None) -> Callable[[str], Hashable
             match = pattern.search(image_id)
             if match is None:
                 raise DatasetError(
-                    f"the group '{group}' is not found in the id {image_id!r}. It must be 'folder', or a regular "
-                    "expression that fits every id."
+                    "the ",
+                    Argument("group"),
+                    f" '{group}' is not found in the id {image_id!r}. It must be 'folder', or a regular expression "
+                    "that fits every id.",
                 )
             return match.group(1 if pattern.groups else 0)
 
@@ -265,7 +267,11 @@ def _drawn(
     if len(groups) < 2:
         raise DatasetError(
             f"a split needs at least two groups of images; {len(ids)} images are in {len(groups)}, such as "
-            f"{next(iter(groups), None)}. Pass another group, or lists."
+            f"{next(iter(groups), None)}. Pass another ",
+            Argument("group"),
+            ", or ",
+            Argument("lists"),
+            ".",
         )
     members = list(groups.values())
     held_out: list[str] = []
@@ -318,7 +324,7 @@ def _tell_of_missing_classes(data: FolderDataset, parts: Mapping[str, Sequence[s
             listed = ", ".join(missing[:10]) + (", …" if len(missing) > 10 else "")
             what = "the model cannot learn them" if name == "train" else "their scores are unknown there"
             warnings.warn(
-                f"the part {name!r} of the split has no {listed}, which other parts have; {what}. Pass another seed or "
-                "fraction, or lists.",
+                f"the part {name!r} of the split has no {listed}, which other parts have; {what}. Pass another seed "
+                "(--split-seed) or fraction (--fraction), or lists (--lists).",
                 stacklevel=4,
             )

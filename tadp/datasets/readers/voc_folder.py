@@ -205,7 +205,7 @@ def _reads_masks(
         if not has_names:
             raise DatasetError(
                 f"{name} has masks in SegmentationClass, but no labelmap.txt or class_names.txt with class names. "
-                'Pass class_names=["background", …] in the order of the values in the masks.'
+                'Pass class_names=["background", …] (--class-names background,…) in the order of the values in masks.'
             )
         return True
     return task is None and has_names and masks.keys() >= images.keys()

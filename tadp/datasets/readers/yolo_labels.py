@@ -1,8 +1,10 @@
 """Boxes and polygons from YOLO text labels, in the layouts of Ultralytics, darknet and labelling tools."""
 
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from filecmp import cmp
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,13 +18,14 @@ from tadp.datasets.readers.image_folder import Captions, OnError, Record
 from tadp.datasets.readers.label_problems import keep, kept
 from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset, with_labels
 from tadp.datasets.readers.outlines import Polygons
-from tadp.datasets.readers.paired_folders import pictures, splits_of
+from tadp.datasets.readers.paired_folders import files_below, keyed_by_image, pictures, splits_of
 from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
 from tadp.errors import Argument, CorruptFileError, DatasetError, MissingDataError
 from tadp.files.checks import LARGEST_JSON, check_regular, read_lines
 from tadp.language.unicode_forms import composed
 
 _NAMES = ("obj.names", "classes.txt")  # darknet and CVAT; Label Studio and labelImg
+_HEAD_BYTES, _LOOKED_AT = 4096, 20  # of a text file, and of the text files, to recognise labels
 _LARGEST_YAML = 2**18  # bytes; data.yaml with 1,200 classes has 30,000
 _SLACK = 0.01  # by which rounding may move a coordinate beyond the image
 
@@ -31,10 +34,11 @@ class YoloDataset(ObjectDataset):
     """Your own boxes and polygons in YOLO text labels, as Ultralytics, darknet and labelling tools write them.
 
     Pass the folder of an export, or its data.yaml. The names of the classes are in data.yaml, obj.names (darknet and
-    CVAT) or classes.txt (Label Studio). The labels of images/train/a.jpg are in labels/train/a.txt, or next to the
-    image. A line is a class, counted from 0, and then a box (the x and y of its centre, width and height) or the x and
-    y of three or more points, all as fractions of the image's width and height. The corners of rotated boxes are read
-    as polygons.
+    CVAT) or classes.txt (Label Studio, labelImg), or passed. The labels of images/train/a.jpg are in
+    labels/train/a.txt, or next to the image; if none are there, they are the text files of the same names in other
+    folders. A line is a class, counted from 0, and then a box (the x and y of its centre, width and height) or the x
+    and y of three or more points, all as fractions of the image's width and height. The corners of rotated boxes are
+    read as polygons.
 
     Splits are those in data.yaml or obj.data, or the folders named after train, val (or valid, validation) and test. A
     `path` in data.yaml that leads elsewhere, as on another machine, is taken as the folder of data.yaml. If some
@@ -50,7 +54,8 @@ class YoloDataset(ObjectDataset):
         root: The folder of the export, or its data.yaml.
         class_names: None, the default, takes all classes as they are named. A sequence has the classes in the order of
             their indices; objects of other classes are left out, with a warning. A mapping such as {"Dog": "dog"}
-            renames classes; those with the name None are left out.
+            renames classes; those with the name None are left out. If no file names the classes, a sequence has the
+            names of the numbers in the labels, from 0.
         captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
         on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
             returns the next readable image; use it only in training. See `FolderDataset`.
@@ -76,20 +81,26 @@ class YoloDataset(ObjectDataset):
         unpaired: Unpaired = "raise",
         bad_labels: BadLabels = "raise",
     ):
-        path = yolo_file(Path(root))
-        if path is None:
-            raise MissingDataError(f"YoloDataset: no data.yaml, obj.names or classes.txt was found in {root}.")
-        name = f"YoloDataset {path.parent.resolve().name!r}"
-        config = _config(path)
-        images = _images(path.parent, config)
-        if not images:
+        root, path = Path(root), yolo_file(Path(root))
+        folder = root if path is None or root.is_dir() else path.parent
+        name = f"YoloDataset {folder.resolve().name!r}"
+        if path is None and (class_names is None or isinstance(class_names, Mapping)):
             raise MissingDataError(
-                f"{name}: no images were found in {path.parent}. Export the data set with its images."
+                f"{name}: no data.yaml, obj.names or classes.txt was found in {folder}, so classes have no names. "
+                "Pass ",
+                Argument("class_names", ...),
+                ", one name per number from 0.",
             )
-        found = _class_names(config, path)
+        config: dict[str, Any] = {"names": list(class_names or ())} if path is None else _config(path)
+        images = _images(folder, config)
+        if not images:
+            raise MissingDataError(f"{name}: no images were found in {folder}. Export the data set with its images.")
+        source = path or folder
+        found = _class_names(config, source)
         labels = {key: text for key, image in images.items() if (text := _label_file(image)).is_file()}
+        labels = labels or _labels_elsewhere(folder, images)
         labels |= _orphans(labels)
-        splits = _splits(path.parent, config, images)
+        splits = _splits(folder, config, images)
         keys = with_labels(list(images), labels, images, kind="text file", name=name, unpaired=unpaired)
         classes: dict[int, list[str]] = {}
         entries = [
@@ -100,7 +111,7 @@ class YoloDataset(ObjectDataset):
             )
             for key in keys
         ]
-        _check_numbers(classes, found, path, bad_labels)
+        _check_numbers(classes, found, source, bad_labels)
         super().__init__(
             entries,
             found,
@@ -124,7 +135,30 @@ def yolo_file(root: Path) -> Path | None:
     for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
         if path.is_file() and _has_names(path):
             return path
-    return next((root / name for name in _NAMES if (root / name).is_file()), None)
+    beside = next((root / name for name in _NAMES if (root / name).is_file()), None)
+    inside = [path for path in files_below(root) if path.name == _NAMES[1] and path.is_file()]
+    if beside or not inside or not all(cmp(inside[0], path, shallow=False) for path in inside[1:]):
+        return beside
+    return inside[0]  # labelImg writes classes.txt into each folder of labels
+
+
+def has_text_labels(root: Path) -> bool:
+    """Whether a folder has a text file of numbers with the name of an image."""
+    if not root.is_dir():
+        return False
+    names = {path.stem for path in pictures(root)}
+    texts = [path for path in files_below(root) if path.suffix == ".txt" and path.stem in names]
+    return any(_is_label(path) for path in texts[:_LOOKED_AT])
+
+
+def _is_label(path: Path) -> bool:
+    """Whether a text file begins with the numbers of a label; those of captions do not."""
+    try:
+        with path.open("rb") as file:
+            words = file.read(_HEAD_BYTES).decode(errors="replace").strip().partition("\n")[0].split()
+        return len(words) > 4 and all(math.isfinite(float(word)) for word in words[:5])
+    except (OSError, ValueError):
+        return False
 
 
 def _has_names(path: Path) -> bool:
@@ -276,6 +310,30 @@ def _label_file(image: Path) -> Path:
         if Path(*parts).is_file():
             return Path(*parts)
     return image.with_suffix(".txt")
+
+
+def _labels_elsewhere(root: Path, images: Mapping[str, Path]) -> dict[str, Path]:
+    """The text files with the names of images, in any folder.
+
+    Raises:
+        DatasetError: If several folders have a text file for the same image.
+    """
+    texts = {
+        path.relative_to(root).with_suffix("").as_posix(): path
+        for path in files_below(root)
+        if path.suffix == ".txt" and path.name not in _NAMES
+    }
+    found = {key: path for key, path in keyed_by_image(texts, images).items() if key in images}
+    if not found:
+        names = {key.rpartition("/")[2] for key in images}
+        several = [path for path in texts.values() if composed(path.stem) in names]
+        if several:
+            same = [path for path in several if path.stem == several[0].stem]
+            raise DatasetError(
+                f"{same[0]} and {same[-1]} may both be labels of one image, so it is unclear which are meant. Move the "
+                'right ones into a folder "labels" next to the folder "images".'
+            )
+    return found
 
 
 def _orphans(labels: Mapping[str, Path]) -> dict[str, Path]:
