@@ -24,9 +24,7 @@ from tadp.files.checks import is_out_of_memory
 from tadp.files.fingerprint import fingerprint
 from tadp.files.inference import in_evaluation
 from tadp.files.run_lock import only_run
-from tadp.images.crops import Crops
-from tadp.images.image_files import decode
-from tadp.images.reading import MAX_PIXELS, to_pil, to_tensor
+from tadp.images.reading import to_pil, to_tensor
 from tadp.images.tiles import grid
 from tadp.text.conditioning import Conditioning
 
@@ -346,13 +344,10 @@ def _too_large(image: Path) -> ImageError:
 
 
 def _read(image: Path, max_side_px: int | None, *, is_stored: bool) -> Pixels:
-    """The pixels of an image: (3, H, W) in [0, 1], or (H, W, …) with the levels stored in the file."""
-    picture = image if max_side_px is None else shrink(to_pil(image), max_side_px)
-    if not is_stored:
-        return to_tensor(picture)[0]
-    levels = decode(picture, repr(str(image)), MAX_PIXELS)
-    Crops(levels)  # refuses levels that cannot be used
-    return levels
+    """The pixels of an image, as `tadp.images.read_image` reads it: (3, H, W) in [0, 1], or (H, W, 3) with 8 bits."""
+    picture = to_pil(image)
+    levels = np.asarray(picture if max_side_px is None else shrink(picture, max_side_px))
+    return levels if is_stored else to_tensor(levels)[0]
 
 
 def shrink(picture: Image.Image, max_side_px: int) -> Image.Image:

@@ -2,21 +2,23 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from tadp.errors import ImageError
 from tadp.features import Features
 from tadp.files.checks import check_whole
-from tadp.images.reading import MAX_PIXELS, ImageLike, to_tensor
+from tadp.images.reading import MAX_PIXELS, ImageLike, read_image, to_tensor
 from tadp.images.windows import Predict, WindowedPrediction
 
 _LEAST_PX = 8  # the smallest side that the VAE accepts
 
 
 def read_one(image: ImageLike) -> Float[Tensor, "1 3 h w"]:
-    """One image, as `tadp.images.to_tensor` reads it.
+    """One image in [0, 1]. Files and pictures are read with 8 bits, as `tadp.images.read_image` and data sets do.
 
     Raises:
         TypeError: If `image` is a list.
@@ -27,7 +29,7 @@ def read_one(image: ImageLike) -> Float[Tensor, "1 3 h w"]:
             f"predict takes one image; got a {type(image).__name__} of {len(image)}. Call it once per image: "
             "[model.predict(image) for image in images]."
         )
-    pixels = to_tensor(image)
+    pixels = to_tensor(read_image(image) if isinstance(image, str | Path | Image.Image) else image)
     if len(pixels) != 1:
         raise ImageError(
             f"predict takes one image; got a batch of {len(pixels)}. Call it once per image: "

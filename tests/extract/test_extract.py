@@ -20,6 +20,7 @@ from tadp.cli import app
 from tadp.datasets.scenes import Scenes
 from tadp.errors import CaptionError, ImageError, OutputError
 from tadp.extract import ImageList, extract_images, fingerprint, output_names, shrink
+from tadp.images import read_image
 
 CAPTION = "a red car next to a tree on grass"
 
@@ -73,6 +74,22 @@ def test_files_hold_what_the_backbone_returns(backbone, photos, tmp_path):
         assert tensors.keys() == expected.keys()
         for key, value in expected.items():
             torch.testing.assert_close(tensors[key], value, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("tiling", [{}, {"tile_px": 48, "overlap_px": 16}])
+def test_alpha_and_16_bits_are_read_as_data_sets_read_them(backbone, tmp_path, tiling):
+    levels = np.random.default_rng(0).integers(0, 256, (64, 80, 4), np.uint8)
+    files = {"alpha.png": levels, "grey.png": levels[..., 0].astype(np.uint16) * 250 + 9}
+    for folder in ("stored", "read"):
+        (tmp_path / folder).mkdir()
+    for name, values in files.items():
+        Image.fromarray(values).save(tmp_path / "stored" / name)
+        Image.fromarray(read_image(tmp_path / "stored" / name)).save(tmp_path / "read" / name)
+    for folder in ("stored", "read"):
+        run(backbone, tmp_path / folder, tmp_path / f"{folder}-out", **tiling)
+    for name in ("alpha", "grey"):
+        stored, read = (load_file(tmp_path / f"{folder}-out" / f"{name}.safetensors") for folder in ("stored", "read"))
+        assert all(torch.equal(stored[key], read[key]) for key in read)
 
 
 def test_the_record_tells_the_tensors_and_their_origin(backbone, photos, tmp_path):

@@ -349,6 +349,17 @@ def test_an_image_is_decoded_once(make, tmp_path, monkeypatch):
     assert torch.equal(tadp.images.to_tensor(result.image), tadp.images.to_tensor(tmp_path / "a.png"))
 
 
+def test_alpha_and_16_bits_are_predicted_as_data_sets_read_them(tmp_path):
+    model = segmenter()
+    levels = np.random.default_rng(0).integers(0, 256, (64, 80, 4), np.uint8)
+    for name, values in (("alpha", levels), ("grey", levels[..., 0].astype(np.uint16) * 250 + 9)):
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            results = [model.predict(image, "a dog") for image in (tmp_path / f"{name}.png", picture)]
+        results.append(model.predict(tadp.images.read_image(tmp_path / f"{name}.png"), "a dog"))
+        assert all(torch.equal(result.scores, results[2].scores) for result in results)
+
+
 @each_task
 def test_a_model_makes_its_metric_and_scores_a_result(make):
     scenes = RenderedScenes(2, seed=9)
