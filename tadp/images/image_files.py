@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from tadp.errors import DatasetError, ImageError
+from tadp.errors import Argument, DatasetError, ImageError
 from tadp.files.checks import is_out_of_memory, refuse_pointer
 
 MIN_SIZE = 8  # one latent cell: the VAE of every Stable Diffusion has stride 8
@@ -114,7 +114,9 @@ def read_labels(path: Path, *, as_colors: bool = False) -> Stored:
             kind = "a picture with transparency" if image.mode in ("LA", "La", "PA") else "a colour picture"
             raise DatasetError(
                 f"{path} is {kind} (mode {image.mode}); a mask must have one value per pixel, and so must depth. Use "
-                "the files that came with the data set, or MaskFolder(…, palette={colour: class}) for coloured masks."
+                "the files that came with the data set, or, for coloured masks, pass ",
+                Argument("palette", ...),
+                ", the class of each colour.",
             )
         restore = _restorer(image)
         colors = (image.getpalette("RGB") if image.mode == "P" else None) or []

@@ -269,7 +269,7 @@ def test_boxes_beyond_the_edge_are_clipped_with_one_warning(voc, box, clipped):
 def test_an_annotation_of_another_image_is_refused_by_its_size(voc):
     annotation(voc / "Annotations/2007_000033.xml", (1, 1, 9, 9), size=(30, 40))
     with pytest.raises(
-        DatasetError, match=r"000033.xml is 30x40, and the image '2007_000033' is 24x36 .* Download both"
+        DatasetError, match=r"000033.xml is 30x40, and the image '2007_000033' is 24x36 .* Download or export both"
     ):
         PascalVOCDetection(voc, split="val")[0]
     for unknown in ((0, 0), ("", "")):

@@ -138,7 +138,7 @@ def test_folders_of_splits_may_hold_images_and_labels_or_be_in_them(tmp_path):
             trees.write_image(tmp_path / kind / image.format(split))
             write(tmp_path / kind / text.format(split), BOX)
         with pytest.raises(
-            MissingDataError, match=r"no data\.yaml, .* the classes have no names\. Pass class_names=…, one"
+            MissingDataError, match=r"no data\.yaml, .* so classes have no names\. Pass class_names=…, one"
         ):
             datasets.open(tmp_path / kind)
         data = datasets.open(tmp_path / kind, class_names=["dog", "cat"])

@@ -76,7 +76,7 @@ def test_files_hold_what_the_backbone_returns(backbone, photos, tmp_path):
             torch.testing.assert_close(tensors[key], value, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("tiling", [{}, {"tile_px": 48, "overlap_px": 16}])
+@pytest.mark.parametrize("tiling", [{}, {"tile_px": 64, "overlap_px": 0}])
 def test_alpha_and_16_bits_are_read_as_data_sets_read_them(backbone, tmp_path, tiling):
     levels = np.random.default_rng(0).integers(0, 256, (64, 80, 4), np.uint8)
     files = {"alpha.png": levels, "grey.png": levels[..., 0].astype(np.uint16) * 250 + 9}

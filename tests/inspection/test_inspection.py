@@ -359,6 +359,24 @@ def test_faults_of_yolo_labels(tmp_path, text, kind, words):
     assert words in only(inspect(tmp_path, quick=True), kind)
 
 
+def test_two_yolo_images_of_one_name_in_a_split_of_the_yaml(tmp_path):
+    root = yolo(tmp_path)
+    first = next((root / "images").iterdir())
+    save(first.with_suffix(".bmp"), photo(50))
+    write(root / "data.yaml", (root / "data.yaml").read_text() + "\ntrain: images\n")
+    kinds = {finding.kind: str(finding) for finding in inspect(root, quick=True).findings}
+    assert kinds.keys() == {"same file name", "unused image"}
+    assert "share a name" in kinds["same file name"]
+
+
+def test_yolo_labels_without_names_are_counted_by_number(tmp_path):
+    root = yolo(tmp_path)
+    (root / "data.yaml").unlink()
+    inspection = inspect(root, quick=True)
+    assert "--class-names road,car" in only(inspection, "no class names")
+    assert {row.name for row in inspection.classes} <= {"value 0", "value 1"}
+
+
 def test_yolo_files_that_do_not_pair(tmp_path):
     root = yolo(tmp_path)
     (root / "labels" / "4.txt").unlink()

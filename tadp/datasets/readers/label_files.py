@@ -150,7 +150,7 @@ def check_label_size(sample: Sample, path: Path | str, size: tuple[int, ...], *,
         kind: "a mask" or "depth", for the message.
     """
     if size != sample.image_size:
-        hint = "Download both again."
+        hint = "Download or export both again, together."
         if size == sample.image_size[::-1]:
             hint = "If its EXIF orientation turns the image, save the image upright without it, or give both the same."
         elif is_scaled(size, sample.image_size):

@@ -195,12 +195,13 @@ def _pair(
         raise MissingDataError(f"no images in {image_root}; it has no files that end in {', '.join(SUFFIXES)}.")
     by_name = _unique({key: path for key, path in labels.items() if key not in images})
     names = Counter(key.rpartition("/")[2] for key in images)
+    suffix = next((path.suffix for path in labels.values()), label_suffixes[0])  # of label files that are missing
     used, pairs = set(), []
     for key, path in images.items():
         name = key.rpartition("/")[2]
         label = labels.get(key) or (by_name.get(name) if names[name] == 1 else None)
         used.add(label)
-        pairs.append((key, path, label or label_root / f"{key}{label_end}{label_suffixes[0]}"))
+        pairs.append((key, path, label or label_root / f"{key}{label_end}{suffix}"))
     return pairs, [path for path in labels.values() if path not in used]
 
 

@@ -293,7 +293,8 @@ def _splits(root: Path, config: Mapping[str, Any], images: Mapping[str, Path]) -
     """The ids of each split. A val with the images of train, as in small demonstration sets, is left out."""
     keys = {path: key for key, path in images.items()}
     with warnings.catch_warnings(action="ignore"):  # those of splits that are not there were shown before
-        splits = {name: [keys[path] for path in _split_images(root, config, name)] for name in ("train", "val", "test")}
+        found = {name: _split_images(root, config, name) for name in ("train", "val", "test")}
+    splits = {name: [keys[path] for path in paths if path in keys] for name, paths in found.items()}
     splits = {name: ids for name, ids in splits.items() if ids} or splits_of(images)
     same = [name for name, ids in splits.items() if name != "train" and set(ids) <= set(splits.get("train", []))]
     if same:
