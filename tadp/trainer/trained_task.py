@@ -103,7 +103,7 @@ class TrainedTask(ABC):
             own_class: Whether each image only gets the name of its own class, such as its room; only depth has this.
             lora_rank: Rank of the LoRA, if one is trained.
         """
-        options = self.model_options(data, recipe) | ({"own_class": True} if own_class else {})
+        options = self.model_options(data, recipe)
         kind: Any = self.kind
         return kind(
             fit_length(backbone, options["prompt_classes"], text),
@@ -111,6 +111,7 @@ class TrainedTask(ABC):
             tune=recipe.tune,
             lora_rank=lora_rank,
             **options,
+            **({"own_class": True} if own_class else {}),
             **recipe.model,
         )
 

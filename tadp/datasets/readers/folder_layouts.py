@@ -87,7 +87,7 @@ def open_masks(folders: Mapping[str, Any], *, class_names: ClassNames | None = N
     if class_names is not None and not isinstance(class_names, Mapping):
         names = list(class_names)
     pairs = {
-        key: IGNORE_LABEL if renamed[name] not in names else names.index(renamed[name])
+        key: names.index(new) if (new := renamed[name]) in names and new is not None else IGNORE_LABEL
         for key, name in zip(found.keys, found.names, strict=True)
     }
     argument = "palette" if isinstance(found.keys[0], tuple) else "labels"
