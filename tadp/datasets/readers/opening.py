@@ -17,7 +17,8 @@ from tadp.datasets.readers.mask_folder import MaskFolder
 from tadp.datasets.readers.named import DATASETS, open_dataset
 from tadp.datasets.readers.paired_folders import files_below
 from tadp.datasets.readers.voc_folder import VOCFolder
-from tadp.datasets.readers.yolo_labels import YoloDataset, has_text_labels, yolo_file
+from tadp.datasets.readers.yolo_config import has_text_labels, yolo_file
+from tadp.datasets.readers.yolo_labels import YoloDataset
 from tadp.errors import Argument, DatasetError, MissingDataError, OptionError
 
 

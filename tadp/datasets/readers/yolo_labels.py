@@ -1,15 +1,12 @@
 """Boxes and polygons from YOLO text labels, in the layouts of Ultralytics, darknet and labelling tools."""
 
-import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from filecmp import cmp
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import yaml
 
 from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames
@@ -19,14 +16,12 @@ from tadp.datasets.readers.label_problems import keep, kept
 from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset, with_labels
 from tadp.datasets.readers.outlines import Polygons
 from tadp.datasets.readers.paired_folders import files_below, keyed_by_image, pictures, splits_of
-from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
+from tadp.datasets.readers.splitting import NameIndex, find_listed
+from tadp.datasets.readers.yolo_config import NAMES, listed_names, read_config, yolo_file
 from tadp.errors import Argument, CorruptFileError, DatasetError, MissingDataError
-from tadp.files.checks import LARGEST_JSON, check_regular, read_lines
+from tadp.files.checks import LARGEST_JSON, check_regular
 from tadp.language.unicode_forms import composed
 
-_NAMES = ("obj.names", "classes.txt")  # darknet and CVAT; Label Studio and labelImg
-_HEAD_BYTES, _LOOKED_AT = 4096, 20  # of a text file, and of the text files, to recognise labels
-_LARGEST_YAML = 2**18  # bytes; data.yaml with 1,200 classes has 30,000
 _SLACK = 0.01  # by which rounding may move a coordinate beyond the image
 
 
@@ -91,12 +86,12 @@ class YoloDataset(ObjectDataset):
                 Argument("class_names", ...),
                 ", one name per number from 0.",
             )
-        config: dict[str, Any] = {"names": list(class_names or ())} if path is None else _config(path)
+        config: dict[str, Any] = {"names": list(class_names or ())} if path is None else read_config(path)
         images = _images(folder, config)
         if not images:
             raise MissingDataError(f"{name}: no images were found in {folder}. Export the data set with its images.")
         source = path or folder
-        found = _class_names(config, source)
+        found = listed_names(config, source)
         labels = {key: text for key, image in images.items() if (text := _label_file(image)).is_file()}
         labels = labels or _labels_elsewhere(folder, images)
         labels |= _orphans(labels)
@@ -122,102 +117,6 @@ class YoloDataset(ObjectDataset):
             bad_labels=bad_labels,
             splits={part: [key for key in ids if key in labels or unpaired == "empty"] for part, ids in splits.items()},
         )
-
-
-def yolo_file(root: Path) -> Path | None:
-    """The file that names the classes of a YOLO export: a yaml file with `names`, obj.names or classes.txt.
-
-    Args:
-        root: The folder of the export, or the file.
-    """
-    if root.is_file():
-        return root if root.suffix.lower() in (".yaml", ".yml") or root.name in _NAMES else None
-    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
-        if path.is_file() and _has_names(path):
-            return path
-    beside = next((root / name for name in _NAMES if (root / name).is_file()), None)
-    inside = [path for path in files_below(root) if path.name == _NAMES[1] and path.is_file()]
-    if beside or not inside or not all(cmp(inside[0], path, shallow=False) for path in inside[1:]):
-        return beside
-    return inside[0]  # labelImg writes classes.txt into each folder of labels
-
-
-def has_text_labels(root: Path) -> bool:
-    """Whether a folder has a text file of numbers with the name of an image."""
-    if not root.is_dir():
-        return False
-    names = {path.stem for path in pictures(root)}
-    texts = [path for path in files_below(root) if path.suffix == ".txt" and path.stem in names]
-    return any(_is_label(path) for path in texts[:_LOOKED_AT])
-
-
-def _is_label(path: Path) -> bool:
-    """Whether a text file begins with the numbers of a label; those of captions do not."""
-    try:
-        with path.open("rb") as file:
-            words = file.read(_HEAD_BYTES).decode(errors="replace").strip().partition("\n")[0].split()
-        return len(words) > 4 and all(math.isfinite(float(word)) for word in words[:5])
-    except (OSError, ValueError):
-        return False
-
-
-def _has_names(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return b"names" in file.read(_LARGEST_YAML)
-    except OSError:  # which `_config` reports
-        return True
-
-
-class _Loader(yaml.BaseLoader):
-    """Reads every value as text, so that classes named "no" or "007" keep their names, and refuses what could grow."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases, such as *a, are not read")
-        if getattr(self.peek_event(), "tag", None):
-            raise yaml.YAMLError(f"the tag {self.peek_event().tag} is not read")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        mapping = super().construct_mapping(node, deep)
-        if len(mapping) < len(node.value):
-            raise yaml.YAMLError("an entry is there twice")
-        return mapping
-
-
-def _config(path: Path) -> dict[str, Any]:
-    """The content of data.yaml; or of obj.data and obj.names, or classes.txt, in the same form."""
-    if path.name in _NAMES:
-        data = path.with_name("obj.data")
-        pairs = (
-            [line.partition("=") for line in read_lines(data, of="entry", error=DatasetError)] if data.is_file() else []
-        )
-        lists = {key.strip(): Path(value.strip()).name for key, _, value in pairs if split_name(key.strip())}
-        return {**lists, "names": read_lines(path, of="class", error=DatasetError)}
-    try:
-        check_regular(path, most_bytes=_LARGEST_YAML)
-        config = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
-    except (OSError, ValueError, RecursionError, CorruptFileError, yaml.YAMLError) as error:
-        raise DatasetError(f"{path} cannot be read as YAML ({str(error)[:200]}). Export it again.") from error
-    if not isinstance(config, dict):
-        raise DatasetError(f"{path} must have entries such as names and train; got {shown(config)}.")
-    if "kpt_shape" in config:
-        raise DatasetError(
-            f"{path} is of key points (kpt_shape), which no task of tadp uses. Export boxes or polygons."
-        )
-    return config
-
-
-def _class_names(config: Mapping[str, Any], path: Path) -> list[str]:
-    names = config.get("names")
-    if isinstance(names, Mapping):
-        if set(names) != {str(number) for number in range(len(names))}:
-            raise DatasetError(f"{path}: names must be numbered from 0 without gaps; got {shown(sorted(names))}.")
-        names = [names[str(number)] for number in range(len(names))]
-    if not isinstance(names, list) or not names or not all(isinstance(label, str) and label for label in names):
-        raise DatasetError(f"{path}: names must list the classes; got {shown(names)}.")
-    return names
 
 
 def _images(root: Path, config: Mapping[str, Any]) -> dict[str, Path]:
@@ -322,7 +221,7 @@ def _labels_elsewhere(root: Path, images: Mapping[str, Path]) -> dict[str, Path]
     texts = {
         path.relative_to(root).with_suffix("").as_posix(): path
         for path in files_below(root)
-        if path.suffix == ".txt" and path.name not in _NAMES
+        if path.suffix == ".txt" and path.name not in NAMES
     }
     found = {key: path for key, path in keyed_by_image(texts, images).items() if key in images}
     if not found:
@@ -342,7 +241,7 @@ def _orphans(labels: Mapping[str, Path]) -> dict[str, Path]:
     used = set(labels.values())
     folders = {path.parent for path in used if "labels" in path.parts}
     texts = [path for folder in sorted(folders) for path in sorted(folder.glob("*.txt"))]
-    return {str(path): path for path in texts if path not in used and path.name not in _NAMES}
+    return {str(path): path for path in texts if path not in used and path.name not in NAMES}
 
 
 def _check_numbers(
