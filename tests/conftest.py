@@ -6,9 +6,16 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
-from builders import build_backbone, build_folder
 
-from tadp import TADPBackbone
+# Shapes and types are checked at every call; an int may stand for a float. Not in tadp.files, whose many small calls on
+# text and numbers would take a quarter of the time of all tests; pyright reads its types.
+PACKAGE = Path(__file__).parents[1] / "tadp"
+CHECKED = [f"tadp.{path.stem}" for path in PACKAGE.iterdir() if path.name != "files"]
+jaxtyping.install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+from builders import build_backbone, build_folder  # noqa: E402  what they import is checked
+
+from tadp import TADPBackbone  # noqa: E402
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the workers and their child processes share the cores
     threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))

@@ -50,6 +50,8 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(count)
+            if self.done == self.total:
+                self._bar.refresh()  # update() skips steps that follow within a tenth of a second
         elif self._is_shown and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_EVERY_S
             self.say(f"{self.what}: {self.unit} {self.done} of {self.total}{note and f', {note}'}, {self._left()}")
