@@ -5,7 +5,6 @@ are complete but not all in place, which is completed when the folder is read or
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -142,7 +141,7 @@ def complete_folder(path: Path) -> bool:
     Raises:
         ModelError: If this is not possible, so that the folder holds parts of two models.
     """
-    if not any(path.glob(f".part-*/{_COMPLETE}")):
+    if not _complete_parts(path):
         return False
     try:
         with _moving(path):
@@ -198,10 +197,12 @@ def _swap(path: Path, partial: Path, parts: Collection[str]) -> None:
     names = sorted(entry.name for entry in new.iterdir())
     others = {entry.name for entry in path.iterdir()}.difference(names)
     obsolete = sorted(name for name in others if any(fnmatchcase(name, part) for part in parts))
-    listed = partial / "parts"
-    listed.write_text(json.dumps(obsolete), encoding="utf-8")
-    sync(listed)
-    listed.replace(mark)  # from here, a killed process has its entries moved by `complete_folder`
+    gone = partial / "gone"  # with an empty file per entry to delete
+    gone.mkdir()
+    for name in obsolete:
+        (gone / name).touch()
+    sync(gone)
+    mark.touch()  # from here, a killed process has its entries moved by `complete_folder`
     sync(partial)
     try:
         for name in (*obsolete, *names):
@@ -226,13 +227,25 @@ def _move(name: str, path: Path, new: Path, old: Path) -> None:
 
 def _complete_all(path: Path) -> None:
     """Move the remaining entries of replacements that were killed. The caller holds the lock on the folder."""
-    for mark in path.glob(f".part-*/{_COMPLETE}"):
-        new, old = mark.with_name("new"), mark.with_name("old")
-        names = sorted(entry.name for entry in new.iterdir()) if new.exists() else []
-        moved = {entry.name for entry in old.iterdir()} if old.exists() else set()
-        for name in (*set(json.loads(mark.read_text(encoding="utf-8"))).difference(moved), *names):
+    for partial in _complete_parts(path):
+        new, old = partial / "new", partial / "old"
+        folders = new, old, partial / "gone"
+        names, moved, gone = ([entry.name for entry in place.iterdir()] if place.is_dir() else [] for place in folders)
+        for name in (*set(gone).difference(moved), *names):
             _move(name, path, new, old)
-        _finish(path, mark)
+        _finish(path, partial / _COMPLETE)
+
+
+def _complete_parts(path: Path) -> list[Path]:
+    """The partial folders of `replace_folder` that are complete. Links are left out, because they lead elsewhere."""
+    partials = [mark.parent for mark in path.glob(f".part-*/{_COMPLETE}")]
+    inside = ("new", "old", "gone", _COMPLETE)
+    return [
+        partial
+        for partial in partials
+        if re.fullmatch(rf"\.part-{_WRITER}-\w+", partial.name)
+        and not any(entry.is_symlink() for entry in (partial, *(partial / name for name in inside)))
+    ]
 
 
 def _finish(path: Path, mark: Path) -> None:

@@ -58,7 +58,9 @@ def test_a_part_that_the_new_model_lacks_goes_with_the_old_model_wherever_its_wr
     old, new = {**dict.fromkeys(names, "old"), "extra.txt": "old"}, dict.fromkeys(names, "new")
     write(folder, "old", extra=True)
     seen = set()
-    for number in each_kill(lambda: write(folder, "new"), folder=folder, events=("os.rename", "shutil.rmtree")):
+    for number in each_kill(
+        lambda: write(folder, "new"), folder=folder, events=("os.mkdir", "os.rename", "shutil.rmtree")
+    ):
         complete_folder(folder)
         content = {name: text for name, text in tree(folder).items() if not name.startswith(".part")}
         assert content in (old, new), f"after kill {number}"
@@ -66,6 +68,28 @@ def test_a_part_that_the_new_model_lacks_goes_with_the_old_model_wherever_its_wr
         write(folder, "old", extra=True)
         assert tree(folder) == old
     assert seen == {False, True}
+
+
+@pytest.mark.parametrize("entry", ["new", "old", "gone", ""])
+def test_a_partial_folder_of_somebody_else_moves_nothing_elsewhere(tmp_path, entry):
+    folder, elsewhere = tmp_path / "model", tmp_path / "elsewhere"
+    write(folder, "old")
+    for name in ("new", "old", "gone"):
+        (elsewhere / name).mkdir(parents=True)
+        (elsewhere / name / "config").write_text("mine")
+    (elsewhere / "complete").touch()
+    partial = folder / partial_name("x").removeprefix(".x.").removesuffix(".part").join((".part-", "-abc"))
+    if entry:
+        partial.mkdir()
+        (partial / "complete").touch()
+        (partial / entry).symlink_to(elsewhere / entry)
+    else:
+        partial.symlink_to(elsewhere)
+    before = tree(elsewhere)
+    complete_folder(folder)
+    write(folder, "new")
+    assert tree(elsewhere) == before
+    assert (folder / "config").read_text() == "new"
 
 
 def test_a_folder_is_also_completed_by_the_next_writer(tmp_path):
