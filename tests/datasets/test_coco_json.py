@@ -169,6 +169,17 @@ def test_coco_itself_has_a_folder_of_images_for_each_json(tmp_path):
     assert data.image_paths["val/000000000009"] == tmp_path / "val2017/000000000009.jpg"
 
 
+def test_an_image_outside_the_data_set_is_not_read(cvat):
+    trees.write_image(cvat.parent / "private.jpg")
+    for name in ("../../../private.jpg", "default/../../../../private.jpg", "..\\..\\..\\private.jpg"):
+        write(cvat / "annotations/instances_default.json", [row(1)], names=("a.jpg", name))
+        with pytest.raises(DatasetError, match=r"instances_default\.json lists the image .*outside the data set"):
+            datasets.open(cvat)
+    rows = [row(1), row(2, image_id=2)]
+    write(cvat / "annotations/instances_default.json", rows, names=("a.jpg", "../default/b.jpg"))
+    assert len(datasets.open(cvat)) == 2
+
+
 def test_what_contradicts_the_image_is_refused(cvat):
     path = cvat / "annotations/instances_default.json"
     wrong_size = run_lengths(np.ones((10, 10), bool), compressed=True)

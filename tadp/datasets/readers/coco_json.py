@@ -1,5 +1,6 @@
 """Boxes and masks from COCO json, as labelling tools export it."""
 
+import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -99,6 +100,7 @@ class CocoDataset(ObjectDataset):
                 part = _split_of(path, folder)
                 place, index = _image_index(path, folder, part, None if images is None else Path(images))
                 prefix = f"{part or path.stem}/" if len(contents) > 1 else ""
+                _check_inside(content, path, place, folder)
                 own = _images(path, content, place, index, prefix)
                 found += _names(content)
                 entries += own
@@ -221,6 +223,17 @@ def _image_index(path: Path, folder: Path, part: str | None, images: Path | None
     if not place.is_dir():
         raise MissingDataError(f"no folder {place}; pass ", Argument("images", ...), " with the folder of the images.")
     return place, NameIndex({picture.relative_to(place).as_posix(): picture for picture in pictures(place, warn=True)})
+
+
+def _check_inside(content: Mapping[str, Any], path: Path, place: Path, root: Path) -> None:
+    """Refuse names of images that lead out of both the folder of the images and that of the data set."""
+    for row in content["images"]:
+        name = str(row["file_name"]).replace("\\", "/").lstrip("/")
+        target = Path(os.path.abspath(place / name))  # noqa: PTH100  links may lead elsewhere
+        if ".." in name and not any(target.is_relative_to(os.path.abspath(folder)) for folder in (place, root)):  # noqa: PTH100
+            raise DatasetError(
+                f"{path} lists the image {shown(name)}, which is outside the data set. Correct its file_name."
+            )
 
 
 def _images(path: Path, content: Mapping[str, Any], place: Path, index: NameIndex, prefix: str) -> list[LabelledImage]:
