@@ -1,6 +1,7 @@
 """COCO json as labelling tools export it, and the rules of COCO itself."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from pycocotools import mask as coco_mask
 
 from tadp import datasets
 from tadp.datasets import CocoDataset
+from tadp.datasets.readers.outlines import CocoOutline
 from tadp.errors import DatasetError, MissingDataError
 
 HEIGHT, WIDTH = trees.SIZE
@@ -205,6 +207,10 @@ def test_what_contradicts_the_image_is_refused(cvat):
     [
         ({"bbox": [4, 5, 0, 10]}, "a box must have an area; got left, top, right, bottom = 4, 5, 4, 15"),
         ({"segmentation": [[1, 2, 3, 4]]}, "a polygon must have three points or more; it has 2"),
+        (
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}, "bbox": None},
+            "a mask must have pixels; all of it is empty",
+        ),
     ],
 )
 def test_objects_without_area_are_left_out(cvat, change, message):
@@ -221,6 +227,16 @@ def test_a_missing_box_is_that_of_the_outline(cvat):
     data = CocoDataset(write(cvat / "annotations/instances_default.json", annotations))
     assert data[0].boxes.boxes.tolist() == [[4, 5, 14, 15]]
     assert data[1].boxes.boxes.tolist() == [[WIDTH / 2, 0, WIDTH, HEIGHT / 2]]
+
+
+def test_the_box_of_a_large_region_takes_little_memory():
+    outline = CocoOutline({"size": [4000, 4000], "counts": [0, 16_000_000]})
+    tracemalloc.start()
+    try:
+        assert outline.box() == (0, 0, 4000, 4000)
+        assert tracemalloc.get_traced_memory()[1] < 100e6  # the indices of its pixels take 256 MB
+    finally:
+        tracemalloc.stop()
 
 
 def test_images_that_are_not_there_or_have_no_annotations(cvat):

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,13 @@ def test_images_without_json_and_json_without_image(tmp_path):
         assert len(LabelmeFolder(tmp_path)) == 1
 
 
+def test_many_large_masks_stay_compressed(tmp_path):
+    large = png(np.ones((4000, 4000)))
+    write(tmp_path, "a", [shape("dog", [[0, 0], [3999, 3999]], "mask", mask=large)] * 20, size=(4000, 4000))
+    data = LabelmeFolder(tmp_path)
+    assert len(pickle.dumps(data)) < 2_000_000  # 320 MB as pixels
+
+
 def test_files_that_are_wrong_are_named(tmp_path):
     triangle = [[1, 1], [9, 1], [9, 9]]
     for shapes, message in (
@@ -143,6 +151,10 @@ def test_files_that_are_wrong_are_named(tmp_path):
         (
             [shape("dog", [[30, 20], [40, 30]], "mask", mask=png(np.ones((10, 10))))],
             r"shape 1: a mask of 10x10 at left 30",
+        ),
+        (
+            [shape("dog", [[1, 1], [3, 3]], "mask", mask=png(np.ones((3, 3, 3))))],
+            r"a.json, shape 1: a shape must have a label, points, and a mask",
         ),
         ([shape("Dog", triangle), shape("dog", triangle)], "only differ in case or blanks"),
     ):

@@ -1,7 +1,6 @@
 """Boxes and masks from the json files of labelme."""
 
 import base64
-import io
 import math
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -21,7 +20,9 @@ from tadp.datasets.readers.outlines import Bitmap, Drawn, Group, Outline, Polygo
 from tadp.datasets.readers.paired_folders import files_below, keyed, pictures, splits_of
 from tadp.errors import DatasetError, MissingDataError
 from tadp.files.checks import read_lines
-from tadp.images.reading import MAX_PIXELS
+
+# The last four are of masks, which are PNG files.
+_SHAPE_ERRORS = (LookupError, TypeError, ValueError, OverflowError, OSError, SyntaxError, Image.DecompressionBombError)
 
 
 class LabelmeFolder(ObjectDataset):
@@ -162,7 +163,15 @@ def _object(shape: Any, where: str) -> LabelledObject:
         kind = shape.get("shape_type") or "polygon"
         outline = _outline(kind, points, shape.get("mask"))
         hash(shape.get("group_id"))
-    except (KeyError, TypeError, ValueError, IndexError, OSError, OverflowError, Image.DecompressionBombError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        OSError,
+        SyntaxError,
+        OverflowError,
+        Image.DecompressionBombError,
+    ) as error:
         raise DatasetError(
             f"{where}: a shape must have a label, points, and a mask if it is one; got {shown(shape)}."
         ) from error
@@ -182,9 +191,6 @@ def _outline(kind: str, points: np.ndarray, mask: str | None) -> Outline | None:
         radius = math.hypot(edge_x - x, edge_y - y)
         return Drawn("ellipse", (x - radius, y - radius, x + radius, y + radius))
     if kind == "mask":
-        picture = Image.open(io.BytesIO(base64.b64decode(mask or "")), formats=["PNG"])
-        if picture.width * picture.height > MAX_PIXELS:
-            raise ValueError
         left, top = points[0].round().astype(int).tolist()
-        return Bitmap(np.asarray(picture).astype(bool), left, top)
+        return Bitmap(base64.b64decode(mask or ""), left, top)
     return None

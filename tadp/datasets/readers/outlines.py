@@ -1,5 +1,6 @@
 """Outlines of objects as polygons, run lengths or bitmaps, and the mask that they make together."""
 
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tadp.files.checks import need
 from tadp.images.reading import MAX_PIXELS
 
 Box = tuple[float, float, float, float]
+_NO_PIXELS = "a mask must have pixels; all of it is empty"
 _NOT_FINITE = "a polygon must have finite coordinates"
 
 
@@ -115,7 +117,9 @@ class CocoOutline(Outline):
 
     def emptiness(self) -> str:
         if isinstance(self.segmentation, dict):
-            return ""
+            counts = self.segmentation.get("counts")  # alternately of background and of the object
+            runs = run_lengths(counts) if isinstance(counts, str | list) else []
+            return "" if any(runs[1::2]) or self.problem(None) else _NO_PIXELS
         return _too_few([len(polygon) // 2 for polygon in self.segmentation])
 
     def region(self, size: tuple[int, int]) -> Bool[np.ndarray, "_h _w"]:
@@ -131,40 +135,60 @@ class CocoOutline(Outline):
         if isinstance(self.segmentation, list):
             return Polygons([np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in self.segmentation]).box()
         height, width = self.segmentation["size"]
-        rows, columns = np.nonzero(self.region((height, width)))
-        return float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)
+        return _box_of(self.region((height, width)))
 
 
 @dataclass(frozen=True, eq=False)
 class Bitmap(Outline):
-    """The pixels of an object, (h, w), whose top left pixel is at `left` and `top` in the image."""
+    """The pixels of an object, in a PNG whose top left pixel is at `left` and `top` in the image.
 
-    plane: Bool[np.ndarray, "_h _w"]
+    It is kept compressed, because many masks of a large image would not fit into memory.
+
+    Raises:
+        ValueError: If the PNG is too large, or has several values per pixel.
+        OSError, SyntaxError, PIL.Image.DecompressionBombError: If it is damaged, or not a PNG.
+    """
+
+    png: bytes
     left: int
     top: int
 
+    def __post_init__(self) -> None:
+        if self.plane().ndim != 2:
+            raise ValueError("a mask must have one value per pixel.")
+
+    def plane(self) -> Bool[np.ndarray, "..."]:
+        """Whether each pixel is one of the object."""
+        with Image.open(io.BytesIO(self.png), formats=["PNG"]) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise ValueError("a mask must not be larger than an image may be.")
+            return np.asarray(picture).astype(bool)
+
     def problem(self, size: tuple[int, int] | None) -> str:
-        height, width = self.plane.shape
+        height, width = shape = self._shape()
         if size is not None and not (0 <= self.top <= size[0] - height and 0 <= self.left <= size[1] - width):
             return (
-                f"a mask of {sides(self.plane.shape)} at left {self.left} and top {self.top} does not fit an image of "
+                f"a mask of {sides(shape)} at left {self.left} and top {self.top} does not fit an image of "
                 f"{sides(size)} (height x width)"
             )
         return ""
 
     def emptiness(self) -> str:
-        return "" if self.plane.any() else "a mask must have pixels; all of it is empty"
+        return "" if self.plane().any() else _NO_PIXELS
 
     def region(self, size: tuple[int, int]) -> Bool[np.ndarray, "_h _w"]:
         region = np.zeros(size, bool)
-        height, width = self.plane.shape
-        region[self.top : self.top + height, self.left : self.left + width] = self.plane
+        plane = self.plane()
+        region[self.top : self.top + plane.shape[0], self.left : self.left + plane.shape[1]] = plane
         return region
 
     def box(self) -> Box:
-        rows, columns = np.nonzero(self.plane)
-        left, top = self.left + columns.min(), self.top + rows.min()
-        return float(left), float(top), float(self.left + columns.max() + 1), float(self.top + rows.max() + 1)
+        left, top, right, bottom = _box_of(self.plane())
+        return self.left + left, self.top + top, self.left + right, self.top + bottom
+
+    def _shape(self) -> tuple[int, int]:
+        with Image.open(io.BytesIO(self.png), formats=["PNG"]) as picture:
+            return picture.height, picture.width
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +219,12 @@ def _too_few(counts: Sequence[int]) -> str:
 def _are_counts(numbers: Any) -> TypeGuard[list[int]]:
     """Whether something is a list of whole numbers from 0."""
     return isinstance(numbers, list) and all(type(number) is int and number >= 0 for number in numbers)
+
+
+def _box_of(plane: Bool[np.ndarray, "_h _w"]) -> Box:
+    """The box around the pixels of an object. The indices of all its pixels could take gigabytes."""
+    rows, columns = (np.flatnonzero(plane.any(axis=axis)) for axis in (1, 0))
+    return float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)
 
 
 def run_lengths(counts: str | bytes | list[int]) -> list[int]:
