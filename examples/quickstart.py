@@ -1,8 +1,9 @@
-"""Captions, features and attention maps of two rendered scenes, with the checkpoint that comes with tadp.
+"""Captions, features, attention maps and predictions of two rendered scenes, with the models that come with tadp.
 
     python examples/quickstart.py --out pictures
 
 Prints each caption and the shape of each feature map, and writes one picture per scene with a heat map for each word.
+Then it predicts classes, depth and objects (which needs the extra `detection`), and writes predictions.png.
 
 With Stable Diffusion and your own photographs: --model stable-diffusion-v1-5/stable-diffusion-v1-5
 --captioner blip2 --images photo.jpg
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import tadp
 from tadp.datasets.scenes import Scenes
-from tadp.drawing import pixel_words, word_sheet
+from tadp.drawing import pixel_words, sheet, word_sheet
 from tadp.images import ImageLike
+from tadp.trainer.trained_task import enlarged
 
 LEVELS = (0, 1)  # the levels whose attention is drawn
 
@@ -40,9 +42,26 @@ def main() -> None:
             print(f"  level {level}, stride {stride:2}: {tuple(feature_map.shape)}")
         words = pixel_words(features, backbone.feature_info, levels=LEVELS)
         word_sheet(image, words, caption).save(options.out / f"{name}.png")
-    print(f"pictures in {options.out}")
     if options.model == "tadp-tiny":
         print("tadp-tiny locates objects, not colours or places: the pictures of those words stay grey.")
+        predict(images, options.out / "predictions.png")
+    print(f"pictures in {options.out}")
+
+
+def predict(images: dict[str, ImageLike], path: Path) -> None:
+    """Predict the classes of pixels, their depth, and objects, and draw one row of pictures per image."""
+    models = (
+        tadp.TADPForSemanticSegmentation.from_pretrained("tadp-tiny-segmentation"),
+        tadp.TADPForDepthEstimation.from_pretrained("tadp-tiny-depth"),
+        tadp.TADPForObjectDetection.from_pretrained("tadp-tiny-detection"),
+    )
+    rows, captions = [], []
+    for name, image in images.items():
+        results = [model.predict(image) for model in models]  # each writes the caption of the image itself
+        print(f"{name}: {', '.join(map(str, results))}")
+        rows.append([enlarged(image), *(result.plot() for result in results)])
+        captions.append(results[0].caption or "")
+    sheet(rows, titles=("image", "segmentation", "depth", "detection"), labels=captions).save(path)
 
 
 if __name__ == "__main__":

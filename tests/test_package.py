@@ -265,6 +265,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     sources = {name for name in sources if "__pycache__" not in name}
     assert "tadp/py.typed" in names
     assert "tadp/assets/tadp-tiny/unet/diffusion_pytorch_model.safetensors" in names
+    assert "tadp/assets/tadp-tiny-depth/model.safetensors" in names
     assert {name for name in names if ".dist-info/" not in name} == sources
     assert "tadp = tadp.cli:app" in entry_points
 

@@ -24,10 +24,10 @@ from tadp.cli.task_options import (
     TaskModelOption,
     WindowPx,
     check_stride,
+    find_task_model,
     load_task,
     predict_options,
     prepare_captions,
-    task_of,
 )
 from tadp.cli.terminal import Dtype, echo, wrong_usage
 from tadp.datasets.readers.data_options import DataOptions
@@ -83,6 +83,7 @@ Output = Annotated[
 @command(
     "tadp evaluate --model run --data export",
     "tadp evaluate --model run --data other --folders test=seq3",
+    "tadp evaluate segmentation --data scenes --count 300 --captioner tadp-tiny",
     "tadp evaluate --model my-model --data voc --root VOCdevkit/VOC2012 --captions captions.db",
     "tadp evaluate segmentation --model my-model --images photos --masks masks --captions captions.db",
     "tadp evaluate segmentation --model my-model --data ade20k --root ADEChallengeData2016 --multi-scale --flip",
@@ -91,8 +92,8 @@ Output = Annotated[
 )
 @with_fields(DataOptions, leave_out=["images", "masks"])
 def evaluate(
-    model: TaskModelOption,
     task: OptionalTask = None,
+    model: TaskModelOption = None,
     data: Data = None,
     images: Images = None,
     masks: Masks = None,
@@ -130,7 +131,7 @@ def evaluate(
     """
     from tadp.files.atomic import check_target
 
-    task = task_of(model, revision=revision) if task is None else task
+    task, model = find_task_model(task, model, revision=revision)
     options = DataOptions(images=images, masks=masks, **field_values(reader))
     _check_data(task, data, root=root, options=options)
     has_captions = captions is not None or captioner is not None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tadp.assets import TASK_MODELS
 from tadp.cli.app import Caption, Device, DtypeOption, Overwrite, Revision, command
 from tadp.cli.task_options import (
     BaseModel,
@@ -21,10 +22,10 @@ from tadp.cli.task_options import (
     TaskModelOption,
     WindowPx,
     check_stride,
+    find_task_model,
     load_task,
     predict_options,
     prepare_captions,
-    task_of,
 )
 from tadp.cli.terminal import Dtype, echo, fail, progress, report_left_out, warn_about_tiny
 from tadp.errors import Argument, CaptionError, ImageError, OutputError
@@ -46,6 +47,7 @@ TaskAndImages = Annotated[
 
 
 @command(
+    "tadp predict segmentation scene.png",
     "tadp predict photo.jpg --model my-model",
     "tadp predict depth photos -o depth --model my-model --caption 'a kitchen'",
     "tadp predict depth photos -o depth --model my-vpd --caption kitchen",
@@ -53,7 +55,7 @@ TaskAndImages = Annotated[
 )
 def predict(
     arguments: TaskAndImages,
-    model: TaskModelOption,
+    model: TaskModelOption = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("predictions"),
     caption: Caption = None,
     captioner: CaptionerOption = None,
@@ -88,7 +90,7 @@ def predict(
     from tadp.files.run_lock import only_run
 
     task, images = _task_and_images(arguments)
-    task = task_of(model, revision=revision) if task is None else task
+    task, model = find_task_model(task, model, revision=revision)
     options = predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
     names, failed = _result_names(images, output)
     todo = {image: output / f"{name}.{task.value}" for name, image in names.items()}
@@ -125,7 +127,7 @@ def predict(
                 echo(f"{image}: {_summary(result)} → {', '.join(str(path) for path in written)}")
     if task is Task.detection and todo:
         echo(f"the pictures show boxes with a score above {score:g} (--score); the .json files have all", err=True)
-    if predictor.captioner is not None and caption is None:
+    if predictor.captioner is not None and caption is None and model not in TASK_MODELS.values():
         warn_about_tiny(str(predictor.captioner_name), others="--captioner")
     if failed:
         raise typer.Exit(1)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tadp.cli.terminal import Dtype, find_device, load_captioner, silence, status
+from tadp.assets import TASK_MODELS
+from tadp.cli.terminal import Dtype, echo, find_device, load_captioner, silence, status
 
 if TYPE_CHECKING:
     from tadp.tasks import TaskModel
@@ -27,7 +28,14 @@ OptionalTask = Annotated[
     typer.Argument(metavar="[TASK]", help="segmentation, depth or detection.", show_default="that of the model"),
 ]
 TaskModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="A folder that save_pretrained wrote, or a hub id of such a model.")
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A folder that save_pretrained wrote, or a hub id of such a model. The default comes with tadp and knows "
+        "only rendered scenes.",
+        show_default="tadp-tiny-TASK",
+    ),
 ]
 BaseModel = Annotated[
     str | None,
@@ -109,16 +117,30 @@ def check_stride(model: Any, options: dict[str, Any]) -> None:
         )
 
 
-def task_of(model: str, *, revision: str | None) -> Task:
-    """The task of a model, as its config names it.
+def find_task_model(task: Task | None, model: str | None, *, revision: str | None) -> tuple[Task, str]:
+    """The task and the model of a command.
+
+    Args:
+        task: The task; None is that in the model's config.
+        model: The model; None is the one for the task that comes with tadp.
+        revision: Revision of the model; None is its default branch.
 
     Raises:
-        ModelError: If the folder or repository has no task model.
+        ModelError: If the task is None, and the folder or repository has no task model.
     """
     from tadp.files.hub import HubOptions
     from tadp.tasks.model_kind import task_name
 
-    return Task(task_name(model, HubOptions(revision=revision)))
+    if model is not None:
+        return task or Task(task_name(model, HubOptions(revision=revision))), model
+    if task is None:
+        raise typer.BadParameter(
+            "pass a model, or name the task (segmentation, depth or detection) to use the model that comes with tadp.",
+            param_hint="--model",
+        )
+    model = TASK_MODELS[task.value]
+    echo(f"model: {model}. It comes with tadp and knows only rendered scenes; --model chooses another.", err=True)
+    return task, model
 
 
 def load_task(
@@ -152,6 +174,8 @@ def prepare_captions(model: "TaskModel", *, caption: bool, captioner: str | None
     if caption:
         if captioner:
             raise typer.BadParameter("pass --caption or --captioner, not both.", param_hint="--caption")
+        return
+    if captioner is None and model.captioner is not None:  # it comes with tadp, and was attached with the model
         return
     name = captioner or model.captioner_name
     if name is None:

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from tadp.assets import tiny_folder
+from tadp.assets import TASK_MODELS, tiny_folder
 from tadp.errors import MissingFileError, ModelError, UnknownModelError
 from tadp.files.building import misfit
 from tadp.files.hub import HubOptions, has_weights_of, index_name, local_folder, read_json, weight_name
@@ -103,6 +103,8 @@ def model_folder(name: str | Path, *, hub: HubOptions | None = None) -> Path:
     """
     if str(name) == "tadp-tiny":
         return tiny_folder()
+    if str(name) in TASK_MODELS.values():
+        raise UnknownModelError(f"{name} is a task model, not a base model. Pass its base model, 'tadp-tiny'.")
     hub = hub or HubOptions()
     patterns = _patterns(hub.variant)
     moved = ALIASES.get(str(name))

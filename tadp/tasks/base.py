@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.text_source import CaptionFunction
+from tadp.captioner.model_files import TINY
 from tadp.datasets.sample import Sample
 from tadp.errors import ImageError, ModelError
 from tadp.features import Features
@@ -277,8 +278,11 @@ class TaskModel(nn.Module, Pushable):
     ) -> Model:
         """Load a model that `save_pretrained` or `push_to_hub` wrote, in evaluation mode.
 
+        If the model was trained with the captioner of tadp-tiny, which comes with tadp, that captioner is attached.
+
         Args:
-            pretrained_model_name_or_path: A folder, or the id of a repository on the hub.
+            pretrained_model_name_or_path: A folder, the id of a repository on the hub, or a model that comes with tadp:
+                "tadp-tiny-segmentation", "tadp-tiny-depth" or "tadp-tiny-detection".
             base_model: Folder or hub id of the base model, if it has moved since the model was saved; None takes the
                 folder or hub id in the config.
             dtype: Dtype of all parts; None is float32.
@@ -307,6 +311,8 @@ class TaskModel(nn.Module, Pushable):
             model.store_text(load_text(folder, model.prompt_classes))
         model.captioner_name = config.get("captioner")
         model.record = saved_record(config, path)
+        if model.captioner_name == TINY and model.prompt_mode == "captions":  # it comes with tadp
+            model.attach_captioner(device=device)
         for part in (model.head, backbone.unet, backbone.text_adapter):  # the VAE and the text encoder have their own
             if part is not None:
                 nn.Module.to(part, dtype=dtype)
@@ -331,7 +337,8 @@ class TaskModel(nn.Module, Pushable):
         Args:
             save_directory: The folder to write to.
             config: Not used, because the model writes its own config.
-            repo_id: Id of the repository, if the folder is pushed to the hub; None is the folder's name.
+            repo_id: Id of the repository, for the model card and if the folder is pushed to the hub; None is the
+                folder's name.
             push_to_hub: Whether to push the model to the hub afterwards.
             model_card_kwargs: Further entries of the model card; see `push_to_hub`. Except for the picture, they are
                 also stored in the model's `record`. None adds none.
@@ -350,7 +357,7 @@ class TaskModel(nn.Module, Pushable):
         folder = Path(save_directory)
         with replace_folder(folder) as part:
             self._save_pretrained(part)
-            write_card(card, part, picture=picture)
+            write_card(card, part, picture=picture, repo_id=repo_id)
         if not push_to_hub:
             return None
         return self.push_to_hub(repo_id or folder.name, model_card_kwargs={"picture": picture}, **push_to_hub_kwargs)

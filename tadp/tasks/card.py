@@ -5,6 +5,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
+from tadp.captioner.model_files import TINY
 from tadp.files.hub import Source
 from tadp.files.model_card import HERE, model_card
 
@@ -42,12 +43,14 @@ def task_card(
         timestep: The passes from which features are computed, in words.
         class_names: Names of the classes; empty if the task has no classes.
     """
-    caption = f', caption="{own_class or "what is in it"}"' if prompt_mode == "captions" or own_class else ""
+    is_of_scenes = captioner == TINY and prompt_mode == "captions"  # its own captioner writes the caption
+    needs_caption = own_class is not None or (prompt_mode == "captions" and not is_of_scenes)
+    caption = f', caption="{own_class or "what is in it"}"' if needs_caption else ""
     code = [
         f"from tadp.tasks import {kind}",
         "",
         f'model = {kind}.from_pretrained("{HERE}")',
-        f'result = model.predict("photo.jpg"{caption})',
+        f'result = model.predict("{"scene.png" if is_of_scenes else "photo.jpg"}"{caption})',
         'result.plot().save("prediction.png")',
     ]
     return model_card(

@@ -23,7 +23,7 @@ def task_name(model: str | Path, hub: HubOptions) -> TaskName:
     """Return the task of a model.
 
     Args:
-        model: The folder of a task model, or its id on the hub.
+        model: The folder of a task model, its id on the hub, or the name of one that comes with tadp.
         hub: Where the hub's models are found.
 
     Raises:

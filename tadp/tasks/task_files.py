@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tadp._version import __version__
+from tadp.assets import TASK_MODELS, task_model_folder
 from tadp.backbone import TADPBackbone
 from tadp.backbone.options import BackboneOptions, check_saved_options
 from tadp.diffusion.loading.networks import load_text_adapter, load_unet, save_denoiser
@@ -159,17 +160,15 @@ def _lasting_name(source: Source | None) -> str:
 
 
 def find_task(name: str | Path, hub: HubOptions) -> Path:
-    """The local folder of a task model.
+    """The local folder of a task model. Three models ship with tadp: `assets.TASK_MODELS`.
 
     Raises:
         UnknownModelError: If there is no such folder or repository.
     """
+    shipped = ", ".join(TASK_MODELS.values())
     if str(name) == "tadp-tiny":
-        raise UnknownModelError(
-            "tadp-tiny is a backbone, not a model that predicts. Train one on it (docs/tasks.md, examples/) and pass "
-            "the folder that save_pretrained wrote."
-        )
-    return local_folder(
+        raise UnknownModelError(f"tadp-tiny is a backbone, not a model that predicts. The models on it are {shipped}.")
+    return task_model_folder(name) or local_folder(
         name,
         patterns=[
             CONFIG_NAME,
@@ -182,7 +181,7 @@ def find_task(name: str | Path, hub: HubOptions) -> Path:
             "tokenizer/*",
             f"{BASE_NAME}/*",
         ],
-        known="Pass a folder that save_pretrained wrote, or a hub id (owner/name) of such a model.",
+        known=f"Pass a folder that save_pretrained wrote, a hub id (owner/name) of such a model, or one of: {shipped}.",
         hub=hub,
     )
 

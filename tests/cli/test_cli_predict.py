@@ -74,6 +74,39 @@ def test_predict_writes_a_picture_and_data(task, models, photos, tmp_path):
     assert "2 already done" in again.output
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_without_a_model_the_one_that_comes_with_tadp_is_used_and_named(task, photos, tmp_path):
+    done = run("predict", task, photos / "0.png", "-o", tmp_path)
+    assert done.exit_code == 0, done.output
+    name = f"tadp-tiny-{task}"
+    assert f"model: {name}. It comes with tadp and knows only rendered scenes; --model chooses another." in done.output
+    assert done.output.count("knows only rendered scenes") == 1
+    record = json.loads((tmp_path / f"0.{task}.json").read_text())
+    assert record["settings"]["model"] == name
+    assert record["caption"].startswith("a ")
+
+
+def test_without_a_model_a_command_needs_a_task(photos, tmp_path):
+    for command in (("predict", photos / "0.png", "-o", tmp_path), ("evaluate", "--data", "scenes")):
+        done = run(*command)
+        assert done.exit_code == 2
+        assert "pass a model, or name the task (segmentation, depth or detection)" in plain(done.output)
+        assert "--model" in done.output
+
+
+def test_evaluate_without_a_model_measures_the_one_that_comes_with_tadp(tmp_path):
+    done = run("evaluate", "depth", "--data", "scenes", "--count", 1, "--captioner", "tadp-tiny")
+    assert done.exit_code == 0, done.output
+    assert "model: tadp-tiny-depth. It comes with tadp" in done.output
+
+
+def test_the_help_names_the_default_model():
+    for command in ("predict", "evaluate"):
+        assert "comes with tadp and knows only rendered scenes. [default: (tadp-tiny-TASK)]" in plain(
+            run(command, "--help").output
+        )
+
+
 def test_the_score_chooses_the_boxes_in_the_pictures(models, photos, tmp_path, monkeypatch):
     shown = []
     plot = DetectionResult.plot

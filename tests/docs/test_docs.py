@@ -154,6 +154,12 @@ def test_the_quickstart_writes_its_pictures(tmp_path):
     for name in ("scene-1", "scene-2"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert min(picture.size) > 100
+    shown = ROOT / "docs" / "images" / "predictions.png"  # README's picture is the one that the script writes
+    assert "(docs/images/predictions.png)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    with Image.open(tmp_path / "predictions.png") as written, Image.open(shown) as stored:
+        assert written.size == stored.size
+        difference = np.asarray(written, np.float32) - np.asarray(stored, np.float32)
+    assert np.abs(difference).mean() < 0.5  # of 255; another processor may change a few pixels
 
 
 def test_ci_runs_the_readme_test_command():

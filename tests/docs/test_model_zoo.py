@@ -1,9 +1,11 @@
 """The model-zoo page names the models of the code's tables, with the figures of the page on base models."""
 
+import json
 import re
 from pathlib import Path
 
 import tadp
+from tadp.assets import TASK_MODELS, task_model_folder, tiny_folder
 from tadp.captioner import model_files
 from tadp.convert import forms
 from tadp.files.model_card import LICENSES
@@ -48,6 +50,27 @@ def test_licences_on_model_cards_are_those_of_the_page():
     assert {name: licence for name, licence in listed.items() if licence} == {
         name: licence for name, licence in LICENSES.items() if name != "tadp-tiny"
     }
+
+
+def test_models_in_the_package_have_the_sizes_and_figures_of_their_files():
+    listed = {cells[0].strip("`"): cells for cells in rows(PAGE, "name")}
+    assert list(listed) == ["tadp-tiny", *TASK_MODELS.values()]
+    page = (DOCS / "tadp-tiny.md").read_text(encoding="utf-8")
+    on_page = {cells[0].strip("`"): cells for cells in rows(page, "name")}
+    for name, (_, what, size, licence, checked) in listed.items():
+        folder = task_model_folder(name) or tiny_folder()
+        total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+        assert size == (f"{total:.0f} MB" if name == "tadp-tiny" else f"{total:.1f} MB")
+        assert licence.lower() == LICENSES["tadp-tiny"]
+        if name == "tadp-tiny":
+            continue
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        assert what.startswith(f"`{config['model']}` on `{config['base']['name']}`")
+        measure, figure = re.match(r"\[(\w+) ([\d.]+)", checked).groups()
+        metrics = {key.partition(" ")[0]: value for key, value in config["record"]["metrics"].items()}
+        assert figure == f"{metrics[measure]:.2f}"
+        assert on_page[name][1].startswith(f"{measure} {figure} ")
+        assert on_page[name][2] == size
 
 
 def test_captioners_are_those_of_the_code():

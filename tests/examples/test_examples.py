@@ -419,3 +419,24 @@ def test_the_recipe_makes_a_checkpoint_that_loads(tmp_path):
     features = backbone(Scenes(1)[0].image, "a dog")
     assert [level_map.shape[1] for level_map in features.maps] == [32, 141, 173, 128]
     assert isinstance(tadp.Captioner.from_pretrained(tmp_path / "tadp-tiny" / "captioner"), tadp.Captioner)
+
+
+@pytest.mark.slow
+def test_the_task_models_that_ship_are_trained_and_packed_by_one_command(tmp_path):
+    import tadp
+
+    sizes = ("--steps", 2, "--scenes", 16, "--held-out-scenes", 1)
+    words = ("tiny/task_models.py", "--work", tmp_path / "work", "--out", tmp_path / "models", *sizes)
+    printed = run(*words)
+    assert [line.split(":")[0] for line in printed.splitlines() if "MB" in line] == [
+        str(tmp_path / "models" / f"tadp-tiny-{task}") for task in ("segmentation", "depth", "detection")
+    ]
+    folder = tmp_path / "models" / "tadp-tiny-segmentation"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["record"]["data"] == "16 rendered scenes (`tadp.datasets.RenderedScenes`, seed 101)"
+    model = tadp.TADPForSemanticSegmentation.from_pretrained(folder)
+    assert model.predict(RenderedScenes(1, seed=3)[0].image).caption.startswith("a ")
+    result = tmp_path / "work" / "segmentation" / "result.json"
+    finished = result.stat().st_mtime_ns
+    run(*words)
+    assert result.stat().st_mtime_ns == finished  # finished runs are only packed again
