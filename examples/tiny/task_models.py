@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tadp.assets import TASK_MODELS
 from tadp.datasets import RenderedScenes
+from tadp.datasets.readers.image_folder import TaskName
 from tadp.datasets.readers.named import SCENE_SEEDS
 from tadp.drawing import sheet
 from tadp.tasks import evaluate
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--held-out-scenes", type=int, default=300, help="number of scenes to measure on")
     parser.add_argument("--steps", type=int, help="for a trial: steps of each training")
     options = parser.parse_args()
-    for task in TASK_MODELS:
+    for task in KINDS:
         run = options.work / task
         if not (run / "result.json").exists():
             train(task, run, options)
@@ -57,7 +58,7 @@ def train(task: str, run: Path, options: argparse.Namespace) -> None:
         raise SystemExit(f"{task}.py ended with exit code {code}. Run the same command again to continue.")
 
 
-def pack(task: str, run: Path, options: argparse.Namespace) -> None:
+def pack(task: TaskName, run: Path, options: argparse.Namespace) -> None:
     """Write a trained model with its head in half precision, and measure exactly these weights."""
     model, name, count = KINDS[task].from_pretrained(run / "model"), TASK_MODELS[task], options.held_out_scenes
     model.head.half().float()

@@ -435,7 +435,7 @@ def test_the_task_models_that_ship_are_trained_and_packed_by_one_command(tmp_pat
     config = json.loads((folder / "config.json").read_text())
     assert config["record"]["data"] == "16 rendered scenes (`tadp.datasets.RenderedScenes`, seed 101)"
     model = tadp.TADPForSemanticSegmentation.from_pretrained(folder)
-    assert model.predict(RenderedScenes(1, seed=3)[0].image).caption.startswith("a ")
+    assert model.predict(RenderedScenes(1, seed=3)[0].image).caption.startswith(("a ", "an "))
     result = tmp_path / "work" / "segmentation" / "result.json"
     finished = result.stat().st_mtime_ns
     run(*words)
