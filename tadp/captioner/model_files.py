@@ -39,7 +39,7 @@ OWN_FILES = ("model-*.safetensors", "model.safetensors.index.json", "*processor_
 
 def repository_of(name: str | Path) -> str | Path:
     """Return the repository that an alias stands for. Other names, and names of existing folders, stay as they are."""
-    return name if Path(name).is_dir() else ALIASES.get(str(name), name)
+    return ALIASES.get(str(name), name) if str(name) in ALIASES and not Path(name).is_dir() else name
 
 
 def find_captioner(name: str | Path, hub: HubOptions) -> Path:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tadp.errors import CorruptFileError, MissingFileError
-from tadp.files.checks import check_regular, check_utf8, refuse_pointer
+from tadp.files.checks import check_regular, check_utf8
 from tadp.files.hub import check_readable
 
 _LARGEST_PICKLE = 2**28  # bytes without the tensors' data; an optimiser's pickle has a few million
@@ -79,7 +79,6 @@ def read_pickle(path: Path) -> Any:
     if path.suffix == ".safetensors":
         check_readable(path)
         return load_file(path)
-    refuse_pointer(path, CorruptFileError)
     zipped = zipfile.is_zipfile(path)
     _check_file(path, zipped=zipped)
     try:

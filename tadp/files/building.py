@@ -31,9 +31,11 @@ _WIDTHS = re.compile(
     r"|query_tokens|image_size|sample_size|rank)$"
 )
 _STEPS = re.compile(r"(padding|strides?|kernel|kernel_size|patch_size)$")
+_SIDES = re.compile(r"_px$")
 _POSITIVE = re.compile(r"(scale_factor|scaling_factor|_eps|epsilon|hidden_layers|(^|\.)num_layers)$")
 _COUNTED = re.compile(r"(layers|blocks|depths?|heads?|channels?|dims?|groups|width|(hidden|image|vocab|patch)_size)$")
 _LEAST_COUNT, _LEAST_WIDTH, _LARGEST_STEP = 64, 4096, 64  # a small network within these is built in seconds
+_LARGEST_SIDE = 2**16  # of an image or a window, in pixels; that of a JPEG is a little less
 _LARGEST = 2**53  # above this, floats skip whole numbers
 _DEPTH = 16  # levels of nesting; a config of transformers has three or four
 _SECONDS = 1.5  # time for finding the entry that is at fault
@@ -191,6 +193,7 @@ def check_entries(config: Mapping[str, Any], path: Path, sizes: Sizes) -> None:
         (_COUNTS, layers, "tensors that the weights can have"),
         (_WIDTHS, width, "that any dimension of the weights can have"),
         (_STEPS, _LARGEST_STEP, "that are allowed"),
+        (_SIDES, _LARGEST_SIDE, "pixels that are allowed"),
     )
     for entry in _entries(config):
         key, value = _name(entry), entry[1]

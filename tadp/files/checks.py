@@ -12,6 +12,7 @@ from typing import Any
 
 from tadp.errors import Argument, CorruptFileError, MissingExtraError, OptionError, TADPError
 from tadp.language.matching import readable
+from tadp.language.unicode_forms import composed
 
 LARGEST_JSON = 2**26  # bytes; the index of a large model has less than a million
 _LONGEST_LINE = 10_000  # characters
@@ -113,7 +114,7 @@ def check_choice(
 
 
 def check_classes(classes: Sequence[str], *, name: str = "classes") -> list[str]:
-    """Check class names, and return them as a list.
+    """Check class names, and return them as a list, in Unicode's form NFC.
 
     Args:
         classes: The class names in the order of the class indices.
@@ -132,7 +133,7 @@ def check_classes(classes: Sequence[str], *, name: str = "classes") -> list[str]
         raise TypeError(
             f"{name} must have a fixed order; got a {type(classes).__name__}, which has none. Pass sorted({name})."
         )
-    names = list(classes)
+    names = [composed(name) if isinstance(name, str) else name for name in classes]
     if not names:
         raise ValueError(f"no {name}; give at least one name.")
     seen: dict[str, int] = {}
@@ -207,7 +208,7 @@ def check_present(present: Iterable[Iterable[str]], classes: Collection[str] | N
             raise TypeError(
                 f"present must hold a list of classes for each image, [] for none; image {number} has {names!r}."
             )
-        images.append(list(names))
+        images.append([composed(name) if isinstance(name, str) else name for name in names])
         unknown = [name for name in images[-1] if classes is not None and name not in classes]
         if unknown:
             raise ValueError(
@@ -218,14 +219,15 @@ def check_present(present: Iterable[Iterable[str]], classes: Collection[str] | N
 
 
 def check_regular(path: Path, *, most_bytes: int | None = None) -> None:
-    """Refuse a pipe, a socket or a device, from which reading may never end, and a file that is too large.
+    """Refuse a pipe, a socket or a device, from which reading may never end, a git-LFS pointer, and a large file.
 
     Args:
         path: The path of the file.
         most_bytes: The largest allowed size in bytes; None allows any.
 
     Raises:
-        CorruptFileError: If there is something at the path that is neither a file nor a folder, or it is too large.
+        CorruptFileError: If there is something at the path that is neither a file nor a folder, or the file is too
+            large or a git-LFS pointer; see `refuse_pointer`.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise CorruptFileError(f"{path} is a pipe or a device, not a file. Replace it by a file.")
@@ -233,6 +235,7 @@ def check_regular(path: Path, *, most_bytes: int | None = None) -> None:
         raise CorruptFileError(
             f"{path} has more than {most_bytes} bytes, too many for such a file. Get the file again."
         )
+    refuse_pointer(path, CorruptFileError)
 
 
 def check_utf8(path: Path, error: type[TADPError]) -> None:

@@ -21,9 +21,10 @@ from torch import nn
 from tadp.errors import Argument, CorruptFileError, MissingFileError, ModelError, UnknownModelError
 from tadp.files.atomic import complete_folder
 from tadp.files.building import numbers_in
-from tadp.files.checks import LARGEST_JSON, check_regular, check_utf8, refuse_pointer
+from tadp.files.checks import LARGEST_JSON, check_regular, check_utf8
 from tadp.files.fingerprint import WeightSample, has_weights
 from tadp.files.hub_errors import HUB_ERRORS, why
+from tadp.files.inference import check_process
 from tadp.files.weight_ids import check_saved_together
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -139,7 +140,7 @@ def local_folder(
     Raises:
         UnknownModelError: If there is no such folder or repository, or the repository cannot be downloaded.
     """
-    path = Path(name).expanduser()
+    path = path_of(name, known)
     if path.is_dir():
         check_utf8(path, UnknownModelError)
         complete_folder(path)
@@ -170,12 +171,12 @@ def local_file(name: str | Path, *, hub: HubOptions) -> Path:
     Raises:
         UnknownModelError: If there is no such file on this machine or on the hub.
     """
-    path = Path(name).expanduser()
+    known = "Pass the path of a file, or owner/name/file for a file on the hub."
+    path = path_of(name, known)
     if path.is_file():
         return path
     owner, _, rest = str(name).partition("/")
     repository, _, file = rest.partition("/")
-    known = "Pass the path of a file, or owner/name/file for a file on the hub."
     if not isinstance(name, str) or not file or not _HUB_ID.fullmatch(f"{owner}/{repository}"):
         raise UnknownModelError(f"unknown file {str(name)!r}: it is neither on this machine nor on the hub. {known}")
     try:
@@ -185,6 +186,26 @@ def local_file(name: str | Path, *, hub: HubOptions) -> Path:
         reason = why(error, f"{owner}/{repository}")
         raise UnknownModelError(f"cannot get {file!r} from '{owner}/{repository}'{at}: {reason} {known}") from None
     return Path(path)
+
+
+def path_of(name: str | Path, known: str) -> Path:
+    """The path that the name of a model may be. It need not exist.
+
+    Args:
+        name: The name.
+        known: A sentence that says which names are accepted, for the error message.
+
+    Raises:
+        UnknownModelError: If no path has this name.
+    """
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, of an unknown user, or with a null character
+        raise UnknownModelError(
+            f"unknown model {str(name)[:60]!r}: it cannot be a path ({error!s:.60}). {known}"
+        ) from None
+    return path
 
 
 @contextmanager
@@ -231,7 +252,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise MissingFileError(f"no {path.name} in {path.parent}; get the model again, or check its revision.")
     check_regular(path, most_bytes=LARGEST_JSON)
-    refuse_pointer(path, CorruptFileError)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -261,6 +281,7 @@ def weight_files(folder: Path, base: str, variant: str | None = None) -> list[Pa
             another folder.
         ModelError: If transformers would read other files than these.
     """
+    check_process(starts=False)
     variant = part_variant(folder, base, variant)
     single = folder / weight_name(base, variant)
     index = folder / index_name(base, variant)
@@ -342,7 +363,6 @@ def check_readable(path: Path) -> None:
     """
     check_utf8(path, CorruptFileError)
     check_regular(path)
-    refuse_pointer(path, CorruptFileError)
     try:
         with safe_open(path, "pt") as file:
             own = (file.metadata() or {}).get("id")

@@ -126,20 +126,23 @@ def _computing(module: nn.Module, what: str) -> Iterator[None]:
         ) from error
 
 
-def check_process() -> None:
+def check_process(*, starts: bool = True) -> None:
     """Refuse to compute in a process that was forked after its parent had computed.
 
     A forked child lacks the parent's OpenMP threads and waits for them forever. With one thread, as in the workers of a
     DataLoader, nothing waits.
+
+    Args:
+        starts: Whether what follows counts as computing if nothing has computed before.
 
     Raises:
         RuntimeError: If the process is such a child.
     """
     if torch.compiler.is_compiling():
         return
-    if not _first_pass:
+    if starts and not _first_pass:
         _first_pass.append(os.getpid())
-    if _first_pass[0] != os.getpid() and torch.get_num_threads() > 1:
+    if _first_pass and _first_pass[0] != os.getpid() and torch.get_num_threads() > 1:
         raise RuntimeError(
             "this process was forked after its parent had computed with tadp, and torch would wait forever for the "
             "parent's threads. Start processes with multiprocessing.get_context('spawn'), or call "

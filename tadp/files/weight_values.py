@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tadp.errors import CorruptFileError
+from tadp.files.inference import check_process
 
 # Names of what known models keep in their weight files as whole numbers: positions, indices, masks (also "attn.bias" of
 # GPT-2), counters, and the alpha of a LoRA.
@@ -62,6 +63,7 @@ def check_finite(tensors: Iterable[tuple[str, Tensor]], where: Path) -> None:
     Raises:
         CorruptFileError: If a weight is not finite.
     """
+    check_process()
     for name, tensor in tensors:
         if tensor.is_floating_point() and not is_finite(tensor):
             hint = (

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tadp.features import FeatureInfo, Features
 from tadp.files.checks import check_choice, check_ordered
-from tadp.files.inference import autocasts
+from tadp.files.inference import autocasts, check_process
 
 Norm: TypeAlias = Literal["batch", "group"]
 
@@ -52,6 +52,7 @@ def read_maps(
         TypeError: If `features` is neither `Features` nor a list of maps.
         ValueError: If the maps do not fit `info`.
     """
+    check_process()
     maps = list(features.maps) if isinstance(features, Features) else features
     is_list = isinstance(maps, Sequence) and not isinstance(maps, Tensor)
     if not is_list or not all(isinstance(level_map, Tensor) for level_map in maps):

@@ -1,5 +1,6 @@
 """Open image files, and decode photographs as upright pixels, and label and depth images as the values they store."""
 
+import io
 import re
 import struct
 from collections.abc import Callable, Iterator
@@ -67,6 +68,29 @@ def decode_turned(source: str | Path | Image.Image, name: str, max_pixels: int |
         return _array(upright, "RGBA" if image.has_transparency_data else "RGB"), orientation
 
 
+def open_bytes(content: bytes) -> Image.Image:
+    """Open a picture in memory, if it is in one of our formats, without reading its pixels.
+
+    Raises:
+        OSError: If it is not.
+    """
+    Image.init()
+    return Image.open(io.BytesIO(content), formats=[kind for kind in FORMATS if kind in Image.OPEN])
+
+
+def _untouched(source: Path | Image.Image) -> Path | Image.Image:
+    """A picture that can be prepared for reading labels without a change to the caller's."""
+    file = getattr(source, "fp", None)
+    if isinstance(source, Path) or file is None or not getattr(source, "tile", None):
+        return source
+    place = file.tell()
+    file.seek(0)
+    copied = open_bytes(file.read())
+    file.seek(place)
+    copied.seek(source.tell())
+    return copied
+
+
 class Stored(NamedTuple):
     """The content of a label or depth image.
 
@@ -87,7 +111,7 @@ def read_stored(path: Path) -> tuple[np.ndarray, str]:
     return values, mode
 
 
-def read_labels(path: Path, *, as_colors: bool = False) -> Stored:
+def read_labels(source: Path | Image.Image, name: str | None = None, *, as_colors: bool = False) -> Stored:
     """Read the values of a label or depth image as the file stores them, turned upright by its EXIF orientation.
 
     Pillow takes values for grey levels between black and white. It scales values of 2 and 4 bits, and of PGM files with
@@ -95,17 +119,19 @@ def read_labels(path: Path, *, as_colors: bool = False) -> Stored:
     because they are class numbers or depths. For a picture with a palette, it returns the indices, not the colours.
 
     Args:
-        path: The file.
+        source: The file; or a picture, whose values are those in its file only if its pixels are not loaded yet.
+        name: The name of the picture for error messages; None, the default, is the path of the file.
         as_colors: Whether to read the colours of each pixel instead, (H, W, 3), uint8, without transparency.
 
     Raises:
         ImageError: If the file is missing or damaged, or is not an image.
         DatasetError: If the file has several values per pixel, or its format changes values, as JPEG does.
     """
-    with _opened(path, str(path), None) as image:
-        if image.format not in _EXACT or image.info.get("compression") in _LOSSY_TIFF:
+    name = str(source) if name is None else name
+    with _opened(_untouched(source), name, None) as image:
+        if image.format not in (*_EXACT, None) or image.info.get("compression") in _LOSSY_TIFF:
             raise DatasetError(
-                f"{path} is a {image.format} file, which may change values; a mask or depth must be a PNG, PGM or TIFF "
+                f"{name} is a {image.format} file, which may change values; a mask or depth must be a PNG, PGM or TIFF "
                 "without lossy compression. Use the files that came with the data set."
             )
         if as_colors:
@@ -113,7 +139,7 @@ def read_labels(path: Path, *, as_colors: bool = False) -> Stored:
         if image.mode not in ("1", "L", "P", "F") and not image.mode.startswith("I"):
             kind = "a picture with transparency" if image.mode in ("LA", "La", "PA") else "a colour picture"
             raise DatasetError(
-                f"{path} is {kind} (mode {image.mode}); a mask must have one value per pixel, and so must depth. Use "
+                f"{name} is {kind} (mode {image.mode}); a mask must have one value per pixel, and so must depth. Use "
                 "the files that came with the data set, or, for coloured masks, pass ",
                 Argument("palette", ...),
                 ", the class of each colour.",
@@ -176,6 +202,8 @@ def _opened(source: str | Path | Image.Image, name: str, max_pixels: int | None)
                     f"{name} has several frames (animation or pages), but one image is expected. Choose a frame: "
                     f"image = PIL.Image.open({name}); image.seek(0)."
                 )
+            if image.format == "TIFF":
+                _read_native_order(image)
             yield image
     except (ImageError, DatasetError):
         raise
@@ -221,8 +249,6 @@ def _unread(source: str | Path | Image.Image, name: str) -> Iterator[Image.Image
     with image:
         # A file with a name is mapped into memory, and of a turned TIFF Pillow then reads rows of the wrong length.
         image.filename = ""
-        if image.format == "TIFF":
-            _read_native_order(image)
         yield image
 
 
@@ -322,6 +348,8 @@ def _array(image: Image.Image, mode: str) -> np.ndarray:
 
 def _restorer(image: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Prepare a picture that is not loaded yet; return the function from Pillow's values to those in the file."""
+    if not getattr(image, "tile", None):  # loaded, or made in memory
+        return lambda values: values.astype(np.uint8) if image.mode == "1" else values
     codec, extents, offset, arguments = image.tile[0]
     rawmode = arguments if isinstance(arguments, str) else str(arguments[0])
     if image.format == "PPM" and codec == "ppm":  # it would scale the values, and cut those above the file's white

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tadp.errors import Argument, ImageError, OptionError
 from tadp.files.checks import check_numbers, check_whole
+from tadp.files.inference import check_process
 from tadp.images.image_files import BAND_PIXELS, check_size, decode
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
@@ -173,6 +174,7 @@ def crop_to_cells(
 
 
 def _read(image: ImageLike, name: str, max_pixels: int | None) -> Float[Tensor, "b 3 h w"]:
+    check_process(starts=False)  # converting a large image already waits for threads
     _check_limit(max_pixels)
     if isinstance(image, str | Path):
         name = repr(str(image))
@@ -189,6 +191,7 @@ def _read(image: ImageLike, name: str, max_pixels: int | None) -> Float[Tensor, 
 
 def stored_pixels(image: ImageLike, max_pixels: int | None) -> Tensor | np.ndarray:
     """Read one image: an array (H, W, C) or tensor (3, H, W) of 8 or 16 bits, or floats in [0, 1], (3, H, W)."""
+    check_process(starts=False)
     _check_limit(max_pixels)
     name = "image"
     if isinstance(image, str | Path | Image.Image):

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from tadp.datasets import FolderDataset, MaskFolder, Sample
+from tadp.datasets import FolderDataset, MaskFolder, Sample, VOCFolder
 from tadp.datasets.readers.label_files import LabelSizeError, is_scaled
 from tadp.datasets.readers.label_problems import spelled_twice
 from tadp.datasets.sample import sides
@@ -61,7 +61,8 @@ def measure(data: FolderDataset, index: int, image: Path, labels: Path | None, *
     try:
         facts = ImageFacts(image_size=size_of(image))
         if quick:
-            return _compared(facts, image, labels, resizes=isinstance(data, MaskFolder) and data.resizes_labels)
+            resizes = isinstance(data, MaskFolder | VOCFolder) and data.resizes_labels
+            return _compared(facts, image, labels, resizes=resizes)
         facts = replace(facts, digest=hashlib.sha256(image.read_bytes()).hexdigest())
         return _decoded(facts, data[index])
     except LabelSizeError as error:

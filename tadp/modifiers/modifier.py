@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tadp.backbone import TADPBackbone
 from tadp.errors import ModifierError, UnknownModelError
 from tadp.files.atomic import replace_folder
-from tadp.files.hub import HubOptions, local_folder, read_json
+from tadp.files.hub import HubOptions, local_folder, path_of, read_json
 from tadp.files.model_card import card_record, saved_record
 from tadp.files.publishing import Pushable
 from tadp.language.grammar import MAX_CHARACTERS, article_for, takes_article
@@ -203,7 +203,8 @@ class CaptionModifier(Pushable):
             MissingFileError: If a file of the modifier is missing.
             CorruptFileError: If a file of the modifier is damaged.
         """
-        if Path(name).expanduser().is_file():
+        known = "Pass a folder that CaptionModifier.save_pretrained wrote, or a hub id."
+        if path_of(name, known).is_file():
             raise UnknownModelError(
                 f"{name} is a file; a modifier is a folder that save_pretrained wrote. If it is a learned token, make "
                 f"a modifier of it: token, vectors = tadp.convert.read_token({str(name)!r}), and then "
@@ -212,7 +213,7 @@ class CaptionModifier(Pushable):
         folder = local_folder(
             name,
             patterns=[CONFIG_NAME, "*.safetensors", "unet/config.json", "unet/*.safetensors", "unet/*.index.json"],
-            known="Pass a folder that CaptionModifier.save_pretrained wrote, or a hub id.",
+            known=known,
             hub=HubOptions(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only),
         )
         modifier = cls._of(read_steps(folder, dtype=dtype or torch.float32))

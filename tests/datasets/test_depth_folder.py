@@ -8,6 +8,7 @@ import trees
 from PIL import Image
 
 from tadp.datasets import DepthFolder
+from tadp.datasets.readers.depth_folder import read_depth_values
 from tadp.errors import DatasetError, ImageError, MissingDataError, MissingExtraError
 
 HEIGHT, WIDTH = trees.SIZE
@@ -135,3 +136,21 @@ def test_exr_is_read_in_metres(own, channel):
     trees.cut_short(own / "depth/a.exr")
     with pytest.raises(ImageError, match=r"a.exr cannot be read as EXR"):
         open_own(own)[0]
+
+
+def test_an_exr_with_colours_is_only_read_if_it_has_depth_too(own):
+    exr = pytest.importorskip("OpenEXR")
+    depth = np.full(trees.SIZE, 2.5, np.float32)
+    colours = np.stack([depth * 0 + 0.5, depth, depth], axis=-1)
+    header = {"compression": exr.ZIP_COMPRESSION, "type": exr.scanlineimage}
+    exr.File(header, {"RGB": colours}).write(str(own / "depth/a.exr"))
+    with pytest.raises(DatasetError, match=r"a.exr is a colour picture; depth must be in the channel Z, Y or R"):
+        read_depth_values(own / "depth/a.exr")
+    parts = [exr.Part(dict(header), {"RGB": colours}, "colour"), exr.Part(dict(header), {"Z": depth}, "depth")]
+    for file in (
+        exr.File(header, {"RGB": colours, "Z": depth.astype(np.float16)}),
+        exr.File(parts),
+        exr.File(header, {"RGBA": np.stack([depth] * 4, axis=-1)}),
+    ):
+        file.write(str(own / "depth/a.exr"))
+        assert np.array_equal(read_depth_values(own / "depth/a.exr"), depth)

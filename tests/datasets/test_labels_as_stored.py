@@ -407,3 +407,16 @@ def test_no_label_is_read_with_a_warning_that_has_no_cause(voc, tmp_path):
         warnings.simplefilter("error")
         for data in (PascalVOC(voc, split="trainval"), PascalVOCDetection(voc), ADE20K(trees.ade20k(tmp_path))):
             assert list(data)
+
+
+def test_train_ids_without_255_are_noticed_too(tmp_path):
+    root = trees.cityscapes(tmp_path)
+    for path in root.rglob("*labelTrainIds.png"):
+        path.unlink()
+    for path in root.rglob("*labelIds.png"):
+        trees.write_mask(path, trees.quadrants(0, 2, 10, 13))
+    with pytest.warns(UserWarning, match=r"labelIds.png has .* few known classes, .* a second time"):
+        Cityscapes(root)[0]
+    for path in root.rglob("*labelIds.png"):
+        trees.write_mask(path, trees.quadrants(0, 1, 2, 3))  # no labels, as in the files of the test split
+    assert (Cityscapes(root)[0].mask == 255).all()

@@ -45,7 +45,7 @@ def cvat(tmp_path):
     )
     for name, split in (("a", "train"), ("seq/b", "val")):
         trees.write_image(root / "JPEGImages" / f"{name}.jpg")
-        write(root / "Annotations" / f"{name}.xml", annotation([("cat", (0, 2.5, 10, 12)), ("dog", (5, 5, 40, 20))]))
+        write(root / "Annotations" / f"{name}.xml", annotation([("cat", (0, 2.5, 10, 12)), ("dog", (5, 5, WIDTH, 20))]))
         write(root / "ImageSets/Main" / f"{split}.txt", f"{name}\n")
         write(root / "ImageSets/Main" / f"cat_{split}.txt", f"{name}  1\n")
     return root
@@ -64,7 +64,7 @@ def test_boxes_of_cvat_are_counted_from_0_and_named_in_the_order_of_the_label_ma
     assert data.tasks == ("detection",)
     assert data.splits == {"train": ["a"], "val": ["seq/b"]}
     boxes = data[0].boxes
-    assert boxes.boxes.tolist() == [[0, 2.5, 10, 12], [5, 5, WIDTH, 20]]  # the second is clipped
+    assert boxes.boxes.tolist() == [[0, 2.5, 10, 12], [5, 5, WIDTH, 20]]
     assert boxes.labels.tolist() == [1, 0]
     assert data[0].mask is None
     assert repr(data) == "<VOCFolder 'export': 2 images, boxes of 2 classes>"
@@ -285,3 +285,55 @@ def test_xml_files_that_could_belong_to_several_images_are_not_guessed(tmp_path)
     write(tmp_path / "annots/a.xml", annotation([("dog", (1, 1, 9, 9))]))
     with pytest.raises(MissingDataError, match=r"fit no image, such as .*a\.xml\. Give each label file the name"):
         VOCFolder(tmp_path)
+
+
+@pytest.mark.parametrize("database", ["Unknown", "The VOC2007 Database"])
+@pytest.mark.parametrize("states_size", [True, False])
+def test_boxes_beyond_the_image_are_clipped_with_one_warning(tmp_path, database, states_size):
+    for name in ("a", "b"):
+        trees.write_image(tmp_path / f"images/{name}.jpg")
+        text = annotation([("dog", (-2, 0, 10, 12)), ("dog", (5, 5, WIDTH + 1, HEIGHT + 9))], database=database)
+        text = text if states_size else text.replace("<size>", "<other>").replace("</size>", "</other>")
+        write(tmp_path / f"Annotations/{name}.xml", text)
+    with pytest.warns(UserWarning, match=r"beyond the image \(clipped\); the first: .*a.xml, object 1: -") as seen:
+        samples = list(VOCFolder(tmp_path))
+    left = 5 if database == "Unknown" else 4
+    assert samples[0].boxes.boxes.tolist() == [[0, 0, 10, 12], [left, left, WIDTH, HEIGHT]]
+    assert len(samples[1].boxes) == 2
+    assert len(seen) == 1
+
+
+def test_an_annotation_with_the_size_of_another_image_in_fractions(tmp_path):
+    trees.write_image(tmp_path / "images/a.jpg")
+    write(tmp_path / "Annotations/a.xml", annotation([("dog", (1, 1, 9, 9))], size=(200.0, 300.0)))
+    with pytest.raises(DatasetError, match=r"a.xml is 200x300, and the image 'a' is"):
+        VOCFolder(tmp_path)[0]
+
+
+def test_masks_of_another_scale_are_refused_or_scaled(cvat):
+    values = trees.quadrants(0, 1, 2, 2)
+    for name in ("a", "seq/b"):
+        write_colored(cvat, name, values[::2, ::2] if name == "a" else values)
+    with pytest.raises(DatasetError, match=r"a.png is 12x18, and the image 'a' is 24x36 .* pass resize_labels=True"):
+        VOCFolder(cvat)[0]
+    assert np.array_equal(VOCFolder(cvat, resize_labels=True)[0].mask, values)
+    with pytest.warns(UserWarning, match=r"1 mask differs from the image in size, so 1 of 2 images are left out"):
+        assert VOCFolder(cvat, bad_labels="skip").image_ids == ["seq/b"]
+
+
+def test_labelmes_own_list_of_labels_counts_from_the_ignored_one(cvat):
+    (cvat / "labelmap.txt").unlink()
+    write(cvat / "class_names.txt", "__ignore__\n_background_\ndog\ncat\n")
+    for name in ("a", "seq/b"):
+        trees.write_mask(cvat / f"SegmentationClass/{name}.png", trees.quadrants(0, 1, 2, 255))
+    data = VOCFolder(cvat)
+    assert np.array_equal(data[0].mask, trees.quadrants(0, 1, 2, 255))
+    assert data.class_names == ("background", "dog", "cat")
+
+
+@pytest.mark.parametrize("file", ["labelmap.txt", "class_names.txt"])
+def test_a_class_that_is_listed_twice_is_refused(cvat, file):
+    lines = ["background:0,0,0::", "dog:1,1,1::", "dog:2,2,2::"]
+    write(cvat / file, "\n".join(lines if file == "labelmap.txt" else [line.partition(":")[0] for line in lines]))
+    with pytest.raises(DatasetError, match=rf"{file} lists the class 'dog' twice"):
+        VOCFolder(cvat)

@@ -2,11 +2,13 @@
 
 import copy
 import multiprocessing
+import subprocess
+import sys
 import threading
 
 import pytest
 import torch
-from builders import build_backbone, images
+from builders import build_backbone, build_folder, images
 from torch import nn
 
 from tadp.files.inference import check_process, in_evaluation, without_autocast
@@ -113,3 +115,60 @@ def test_a_forked_child_is_told_that_it_would_hang(threads, expected):
     child.start()
     assert results.get(timeout=60).startswith(expected)
     child.join()
+
+
+def _convert(results, action: str) -> None:
+    from tadp.images import to_tensor
+
+    torch.set_num_threads(2)
+    try:
+        to_tensor(LARGE) if action == "convert" else list_weights(FOLDER[0])
+        results.put("runs")
+    except RuntimeError as error:
+        results.put(str(error))
+
+
+LARGE = torch.zeros(1, 3, 256, 256)
+FOLDER: list = []
+
+
+def list_weights(folder) -> None:
+    from tadp.files.hub import weight_files
+
+    weight_files(folder / "unet", "diffusion_pytorch_model")
+
+
+@pytest.mark.parametrize("action", ["convert", "load"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_is_told_before_it_converts_an_image_or_loads_a_model(tmp_path, action):
+    FOLDER[:] = [build_folder(tmp_path)]
+    build_backbone()(images(1, 64, 64), "a dog")
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    child = context.Process(target=_convert, args=(results, action))
+    child.start()
+    try:
+        assert results.get(timeout=60).startswith("this process was forked after its parent had")
+    finally:
+        child.kill()
+
+
+def test_loading_a_model_counts_as_computing():
+    code = (
+        "import sys, multiprocessing, torch, tadp\n"
+        "torch.set_num_threads(2)\n"
+        "from tadp.files.inference import check_process\n"
+        "def child(results):\n"
+        "    try:\n"
+        "        check_process(starts=False)\n"
+        "    except RuntimeError as error:\n"
+        "        results.put(str(error))\n"
+        "    results.put('runs')\n"
+        "tadp.TADPBackbone.from_pretrained('tadp-tiny')\n"
+        "context = multiprocessing.get_context('fork')\n"
+        "results = context.Queue()\n"
+        "context.Process(target=child, args=(results,)).start()\n"
+        "print(results.get(timeout=60))\n"
+    )
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("this process was forked after its parent had computed")

@@ -13,9 +13,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
-from tadp import CaptionTable, TADPBackbone
+from tadp import Captioner, CaptionModifier, CaptionTable, TADPBackbone
 from tadp.convert import read_token
-from tadp.errors import CaptionError, CorruptFileError, MissingFileError, ModelError, TADPError
+from tadp.errors import CaptionError, CorruptFileError, MissingFileError, ModelError, TADPError, UnknownModelError
 from tadp.files.hub import weight_files
 
 BASE = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
@@ -208,3 +208,12 @@ def test_another_config_in_a_folder_above_does_not_matter(sort, tmp_path):
         else:
             path.write_text("[" * 100_000 if sort == "deep" else "[]")
     assert TADPBackbone.from_pretrained(folder).feature_info.channels
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "~nobody-has-this-name/x"])
+def test_a_name_that_no_path_can_have(name):
+    for load in (TADPBackbone, Captioner, CaptionModifier):
+        with pytest.raises(UnknownModelError, match=r"unknown model '.*': it cannot be a path"):
+            load.from_pretrained(name, local_files_only=True)
+    with pytest.raises(UnknownModelError, match=r"unknown model '.*': it cannot be a path"):
+        TADPBackbone.from_pretrained("tadp-tiny", lora=f"{name}.safetensors")

@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+
 from tadp.datasets.readers.image_folder import Captions, FolderDataset, Listings, OnError, Record, find_images, require
 from tadp.datasets.readers.label_files import class_table, looks_shifted, read_mask, to_classes, with_mask
 from tadp.datasets.sample import IGNORE_LABEL, Sample
@@ -73,14 +75,17 @@ class CityscapesForm(FolderDataset):
         if path.name.endswith("labelTrainIds.png"):
             return with_mask(sample, path, _OF_TRAIN_IDS, name=self._name)
         values = read_mask(sample, path)
-        if looks_shifted(values, len(_IDS) - 1):
+        mask = to_classes(values, _OF_IDS, path, name=self._name)
+        # Without 255 too: with train ids, most pixels become unknown. Pictures without labels only have 0 to 3.
+        is_unknown = 3 < values.max() < len(_IDS) and np.count_nonzero(mask == IGNORE_LABEL) > mask.size / 2
+        if is_unknown or looks_shifted(values, len(_IDS) - 1):
             self._warn_once(
                 "train ids",
-                f"{path} has pixels of 255 and otherwise 0 to {len(_IDS) - 1} at most, as if it held train ids. By its "
-                "name it holds ids, which are now mapped to train ids, a second time. Rename such files to "
-                f"{path.name.replace('labelIds', 'labelTrainIds')}, or download the masks again.",
+                f"{path} has pixels of 255 or few known classes, and otherwise 0 to {len(_IDS) - 1} at most, as if it "
+                "held train ids. By its name it holds ids, which are now mapped to train ids, a second time. Rename "
+                f"such files to {path.name.replace('labelIds', 'labelTrainIds')}, or download the masks again.",
             )
-        return replace(sample, mask=to_classes(values, _OF_IDS, path, name=self._name))
+        return replace(sample, mask=mask)
 
 
 class Cityscapes(CityscapesForm):

@@ -1,8 +1,10 @@
 """The classes of a data set: those in its label files, or the user's own choice and names."""
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 from tadp.captions.records import shown
@@ -11,6 +13,7 @@ from tadp.datasets.sample import IGNORE_LABEL
 from tadp.errors import Argument, DatasetError
 from tadp.files.checks import check_classes
 from tadp.language.matching import readable
+from tadp.language.unicode_forms import composed
 
 ClassNames: TypeAlias = Sequence[str] | Mapping[str, str | None]
 BACKGROUND = "background"
@@ -86,8 +89,9 @@ def choose_classes(
         TypeError: If `class_names` is not an ordered collection of strings.
         ValueError: If a name in `class_names` is empty or occurs twice.
     """
-    found = [label for label in dict.fromkeys(found) if fixed_value(label) is None]
+    found = [label for label in dict.fromkeys(map(composed, found)) if fixed_value(label) is None]
     if isinstance(class_names, Mapping):
+        class_names = {composed(label): new if new is None else composed(new) for label, new in class_names.items()}
         unknown = [label for label in class_names if label not in found]
         if unknown:
             raise DatasetError(
@@ -146,6 +150,22 @@ def check_alike(renamed: Mapping[str, str], name: str, places: Mapping[str, str]
             )
             if not keep("similar names", [problem]):
                 raise DatasetError(problem)
+
+
+def warn_about_same(names: Sequence[str], where: Path) -> None:
+    """Warn of two classes of a label file that have one name, because they become one class.
+
+    Args:
+        names: The names of the classes in the file.
+        where: The file.
+    """
+    for name, count in Counter(map(composed, names)).items():
+        if count > 1:
+            warnings.warn(
+                f"{where} has {count} classes named {shown(name)}; their objects become one class. If they differ, "
+                "give one another name.",
+                stacklevel=2,
+            )
 
 
 def _tell_of_left_out(

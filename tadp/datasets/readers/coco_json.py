@@ -9,17 +9,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 from tadp.captions.records import shown
-from tadp.datasets.readers.class_choice import ClassNames
+from tadp.datasets.readers.class_choice import ClassNames, warn_about_same
 from tadp.datasets.readers.data_options import BadLabels, Unpaired
 from tadp.datasets.readers.image_folder import Captions, OnError, Record
-from tadp.datasets.readers.label_files import read_json_export, stated_size
+from tadp.datasets.readers.label_files import is_there, read_json_export, stated_size
 from tadp.datasets.readers.label_problems import keep, kept, spelled_twice
 from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset
 from tadp.datasets.readers.outlines import CocoOutline
 from tadp.datasets.readers.paired_folders import pictures
 from tadp.datasets.readers.splitting import NameIndex, split_name
 from tadp.errors import Argument, DatasetError, MissingDataError
-from tadp.files.checks import check_choice
+from tadp.files.checks import check_choice, refuse_pointer
 from tadp.language.unicode_forms import composed
 
 _HEAD_BYTES = 2**16
@@ -102,7 +102,7 @@ class CocoDataset(ObjectDataset):
                 prefix = f"{part or path.stem}/" if len(contents) > 1 else ""
                 _check_inside(content, path, place, folder)
                 own = _images(path, content, place, index, prefix)
-                found += _names(content)
+                found += _names(content, path)
                 entries += own
                 if part is not None:
                     splits.setdefault(part, []).extend(image.record.image_id for image in own)
@@ -145,6 +145,7 @@ def is_coco(path: Path) -> bool:
     """Whether the beginning of a file looks like COCO json, and not like that of another tool."""
     if path.suffix.lower() != ".json" or not path.is_file():
         return False
+    refuse_pointer(path, DatasetError)
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES).decode("utf-8", errors="replace")
     keys = set(_KEY.findall(head))
@@ -196,11 +197,12 @@ def _checked(content: Any, path: Path) -> dict[str, Any]:
     return content
 
 
-def _names(content: Mapping[str, Any]) -> list[str]:
+def _names(content: Mapping[str, Any], path: Path) -> list[str]:
     """The names of the categories by id, without those that only group others, as Roboflow's category 0."""
     used = {annotation["category_id"] for annotation in content["annotations"]}
     groups = {category.get("supercategory") for category in content["categories"]}
     ordered = sorted(content["categories"], key=lambda category: (isinstance(category["id"], str), category["id"]))
+    warn_about_same([str(row["name"]) for row in ordered if row["id"] in used], path)
     return [str(row["name"]) for row in ordered if row["id"] in used or row["name"] not in groups]
 
 
@@ -290,8 +292,8 @@ def _object(row: Mapping[str, Any], name: str, where: str) -> LabelledObject:
 def _present(entries: list[LabelledImage], name: str, unpaired: Unpaired) -> list[LabelledImage]:
     """The images that are there; see `unpaired`."""
     check_choice(unpaired, get_args(Unpaired), name="unpaired")
-    missing = [entry for entry in entries if not entry.record.image.is_file()]
-    present = [entry for entry in entries if entry.record.image.is_file()]
+    missing = [entry for entry in entries if not is_there(entry.record.image)]
+    present = [entry for entry in entries if is_there(entry.record.image)]
     if missing:
         text = f"{len(missing)} of {len(entries)} images in the json are not there, the first of them "
         text = f"{name}: {text}{missing[0].record.image}"

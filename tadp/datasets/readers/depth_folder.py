@@ -207,11 +207,15 @@ def _read_exr(path: Path) -> np.ndarray:
     try:
         check_regular(path)
         with package.File(str(path)) as file:
-            channels = {name: channel.pixels for name, channel in file.channels().items()}
+            channels = {name: channel.pixels for part in file.parts for name, channel in part.channels.items()}
     except (RuntimeError, OSError, ValueError, CorruptFileError) as error:
         raise ImageError(f"{path} cannot be read as EXR ({error}). Copy or download it again.") from error
-    for name in ("Z", "depth.Z", "Y", "R", "RGB", "V"):
+    for name in ("Z", "depth.Z", "Y", "R", "RGB", "RGBA", "V"):
         if name in channels:
             pixels = np.asarray(channels[name], dtype=np.float32)
-            return pixels if pixels.ndim == 2 else pixels[..., 0]
+            if pixels.ndim == 2:
+                return pixels
+            if np.array_equal(pixels[..., :1].repeat(3, axis=2), pixels[..., :3], equal_nan=True):
+                return pixels[..., 0]
+            raise DatasetError(f"{path} is a colour picture; depth must be in the channel Z, Y or R, or be grey.")
     raise DatasetError(f"{path} has the channels {', '.join(channels)}; depth must be in Z, Y or R.")

@@ -262,9 +262,8 @@ def read_objects(path: Path) -> Annotation:
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise ImageError(f"{path} cannot be read ({_reason(error)}). Copy or download it again.") from error
     objects = [_object(element, f"{path}, object {number}") for number, element in enumerate(tree.findall("object"))]
-    height, width = (tree.findtext(f"size/{side}", "").strip() for side in ("height", "width"))
-    is_stated = all(text.isdecimal() and len(text) < 10 and int(text) > 0 for text in (height, width))
-    size = (int(height), int(width)) if is_stated else None
+    height, width = (_side(tree.findtext(f"size/{side}", "")) for side in ("height", "width"))
+    size = (height, width) if height and width else None
     return Annotation(objects, size, tree.findtext("source/database", "").strip())
 
 
@@ -279,6 +278,14 @@ def read_json_export(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError, CorruptFileError) as error:
         raise DatasetError(f"{path} cannot be read as json ({error}). Export it again.") from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something at a path that a label file names, which may be one that no disk allows."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def stated_size(height: Any, width: Any, where: str) -> tuple[int, int] | None:
@@ -321,6 +328,15 @@ def _object(element: ElementTree.Element, where: str) -> XMLObject:
             f"{where}: a box must have the numbers xmin, ymin, xmax, ymax, in pixels; got {shown(values)}."
         ) from error
     return XMLObject(name.strip(), (left, top, right, bottom), difficult == "1")  # "Unspecified" and the like mean 0
+
+
+def _side(text: str) -> int:
+    """A side of an image as a file states it, which some tools write as 480.0; 0 if it is not stated."""
+    try:
+        side = float(text)
+    except ValueError:
+        return 0
+    return int(side) if 0 < side <= MAX_PIXELS and side.is_integer() else 0
 
 
 def _reason(error: Exception) -> str:

@@ -13,13 +13,14 @@ from tadp.datasets.readers.class_choice import ClassChoice, ClassNames, choose_c
 from tadp.datasets.readers.data_options import BadLabels, Unpaired
 from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record
 from tadp.datasets.readers.label_files import check_label_size
-from tadp.datasets.readers.label_problems import keep
+from tadp.datasets.readers.label_problems import is_collecting, keep
 from tadp.datasets.readers.outlines import Box, Outline, paint
 from tadp.datasets.sample import Sample, sides
 from tadp.errors import Argument, DatasetError, MissingDataError
 from tadp.files.checks import check_choice
 from tadp.images.boxes import Boxes
 from tadp.language.grammar import counted
+from tadp.language.unicode_forms import composed
 
 
 class LabelledObject(NamedTuple):
@@ -84,6 +85,7 @@ class ObjectDataset(FolderDataset):
     """
 
     smaller_in_front = True  # of two outlines that overlap; False draws them in the order of the file
+    warns_of_clipping = False  # whether a box that extends beyond its image causes a warning
 
     def __init__(
         self,
@@ -99,12 +101,19 @@ class ObjectDataset(FolderDataset):
         splits: Mapping[str, Sequence[str]] | None = None,
     ):
         check_choice(bad_labels, get_args(BadLabels), name="bad_labels")
+        images = [
+            replace(image, objects=[entry._replace(name=composed(entry.name)) for entry in image.objects])
+            for image in images
+        ]
         places = {entry.name: entry.where for image in images for entry in image.objects}
         choice = choose_classes(found, class_names, name=name, places=places)
         empty: list[str] = []
         wrong: list[str] = []
-        self._images = {image.record.image_id: sound_objects(image, choice, empty, wrong) for image in images}
+        clipped: list[str] = []
+        self._images = {image.record.image_id: sound_objects(image, choice, empty, wrong, clipped) for image in images}
         _report(empty, wrong, name, bad_labels)
+        if clipped and self.warns_of_clipping and not is_collecting():
+            warnings.warn(f"{name}: {_clipping(clipped)}", stacklevel=2)
         self._index_of = choice.index_of
         self.box_class_names = choice.names
         has_outlines = any(entry.outline for image in self._images.values() for entry in image.objects)
@@ -145,9 +154,12 @@ class ObjectDataset(FolderDataset):
         height, width = sample.image_size
         if image.size is None:  # only now the size is known
             wrong: list[str] = []
-            image = sound_objects(replace(image, size=sample.image_size), None, [], wrong)
+            clipped: list[str] = []
+            image = sound_objects(replace(image, size=sample.image_size), None, [], wrong, clipped)
             if wrong:
                 raise DatasetError(f"{wrong[0]}.")
+            if clipped and self.warns_of_clipping:
+                self._warn_once("clipped", _clipping(clipped))
         elif image.size != (1, 1):
             check_label_size(sample, path, image.size, kind="an annotation")
         scale = (width, height, width, height) if image.size == (1, 1) else (1, 1, 1, 1)
@@ -227,11 +239,12 @@ def _area(box: Box) -> float:
 
 
 def sound_objects(
-    image: LabelledImage, choice: ClassChoice | None, empty: list[str], wrong: list[str]
+    image: LabelledImage, choice: ClassChoice | None, empty: list[str], wrong: list[str], clipped: list[str]
 ) -> LabelledImage:
     """An image with those of its objects that are read and right.
 
-    What is wrong with others is added to `empty` if they have no area, and otherwise to `wrong`.
+    What is wrong with others is added to `empty` if they have no area, and otherwise to `wrong`. A box that reaches a
+    pixel or more beyond the image is clipped and added to `clipped`; less than that is rounding.
     """
     objects = []
     for entry in image.objects:
@@ -247,7 +260,10 @@ def sound_objects(
         if problem or box is None:
             wrong.append(f"{entry.where}: {problem}")
         else:
-            objects.append(entry._replace(box=_clipped(box, image.size)))
+            inside = _clipped(box, image.size)
+            if image.size != (1, 1) and max(abs(a - b) for a, b in zip(box, inside, strict=True)) >= 1:
+                clipped.append(f"{entry.where}: {_shown(box)} in an image of {sides(image.size or ())}")
+            objects.append(entry._replace(box=inside))
     return replace(image, objects=objects)
 
 
@@ -282,6 +298,11 @@ def _clipped(box: Box, size: tuple[int, int] | None) -> Box:
         return box
     left, top, right, bottom = box
     return max(left, 0.0), max(top, 0.0), min(right, float(size[1])), min(bottom, float(size[0]))
+
+
+def _clipping(clipped: Sequence[str]) -> str:
+    count = counted(len(clipped), "box", "extend", plural="boxes")
+    return f"{count} beyond the image (clipped); the first: {clipped[0]} (height x width)."
 
 
 def _report(empty: Sequence[str], wrong: Sequence[str], name: str, bad_labels: BadLabels) -> None:

@@ -7,22 +7,26 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL.Image import DecompressionBombError
 
 from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames
 from tadp.datasets.readers.data_options import BadLabels, Unpaired
-from tadp.datasets.readers.image_folder import Captions, OnError, Record
-from tadp.datasets.readers.label_files import read_json_export, stated_size
+from tadp.datasets.readers.image_folder import Captions, Listings, OnError, Record
+from tadp.datasets.readers.label_files import is_there, read_json_export, stated_size
 from tadp.datasets.readers.label_problems import kept
 from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset, with_labels
 from tadp.datasets.readers.outlines import Bitmap, Drawn, Group, Outline, Polygons
 from tadp.datasets.readers.paired_folders import files_below, keyed, pictures, splits_of
-from tadp.errors import DatasetError, MissingDataError
-from tadp.files.checks import read_lines
+from tadp.errors import DatasetError, ImageError, MissingDataError
+from tadp.files.checks import read_lines, refuse_pointer
+from tadp.language.unicode_forms import composed
 
 # The last four are of masks, which are PNG files.
-_SHAPE_ERRORS = (LookupError, TypeError, ValueError, OverflowError, OSError, SyntaxError, Image.DecompressionBombError)
+_SHAPE_ERRORS = (
+    LookupError, TypeError, ValueError, OverflowError, OSError, SyntaxError, ImageError, DatasetError,
+    DecompressionBombError,
+)  # fmt: skip
 
 
 class LabelmeFolder(ObjectDataset):
@@ -89,12 +93,13 @@ class LabelmeFolder(ObjectDataset):
                 sizes[path] = stated_size(content[path].get("imageHeight"), content[path].get("imageWidth"), str(path))
                 shapes[path] = _objects(path, content[path])
         images = keyed(pictures(root, warn=True), root)
-        key_of = {path.resolve(): key for key, path in images.items()}
-        labels: dict[str, Path] = {}
+        key_of = {composed(str(path.resolve())): key for key, path in images.items()}
+        labels, listings = dict[str, Path](), Listings()
         for path in shapes:
             image = (path.parent / PurePosixPath(content[path]["imagePath"].replace("\\", "/"))).resolve()
-            key = key_of.get(image)
-            if key is None and root.resolve().parent in image.parents and image.is_file():  # in another folder
+            key = key_of.get(composed(str(image)))
+            image = listings.find(image) or image
+            if key is None and root.resolve().parent in image.parents and is_there(image):  # in another folder
                 key = path.relative_to(root).with_suffix("").as_posix()
                 images[key] = image
             first = labels.setdefault(key or str(path), path)
@@ -129,6 +134,8 @@ def labelme_files(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     paths = [path for path in files_below(root) if path.suffix.lower() == ".json"]
+    for path in paths:
+        refuse_pointer(path, DatasetError)
     return [path for path in paths if path.is_file() and b'"shapes"' in path.read_bytes()]
 
 
@@ -163,15 +170,7 @@ def _object(shape: Any, where: str) -> LabelledObject:
         kind = shape.get("shape_type") or "polygon"
         outline = _outline(kind, points, shape.get("mask"))
         hash(shape.get("group_id"))
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        OSError,
-        SyntaxError,
-        OverflowError,
-        Image.DecompressionBombError,
-    ) as error:
+    except _SHAPE_ERRORS as error:
         raise DatasetError(
             f"{where}: a shape must have a label, points, and a mask if it is one; got {shown(shape)}."
         ) from error

@@ -1,8 +1,6 @@
 """Your own images and masks, in two folders."""
 
-import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -11,14 +9,12 @@ import numpy as np
 
 from tadp.datasets.readers.class_choice import check_alike
 from tadp.datasets.readers.data_options import BadLabels, Palette
-from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError, Record
-from tadp.datasets.readers.label_files import is_scaled
-from tadp.datasets.readers.mask_values import MaskValues
+from tadp.datasets.readers.image_folder import Captions, FolderDataset, OnError
+from tadp.datasets.readers.mask_values import MaskValues, of_one_size
 from tadp.datasets.readers.paired_folders import Folder, Unpaired, pair_folders, shared_folder
 from tadp.datasets.sample import IGNORE_LABEL, Sample
-from tadp.errors import DatasetError, ImageError
 from tadp.files.checks import check_choice, check_classes
-from tadp.images.image_files import LABEL_SUFFIXES, size_of
+from tadp.images.image_files import LABEL_SUFFIXES
 from tadp.language.grammar import counted
 
 
@@ -109,8 +105,9 @@ class MaskFolder(FolderDataset):
         self.resizes_labels = resize_labels
         self._may_be_white = len(names) == 2 and palette is None and IGNORE_LABEL not in (labels or {})
         root = shared_folder(images)
-        records = pairs.records if bad_labels == "raise" else self._of_one_size(pairs.records)
-        present = {record.image_id for record in records}
+        files = {record.image_id: (record.image, record.labels or record.image) for record in pairs.records}
+        present = set(files if bad_labels == "raise" else of_one_size(files, resize=resize_labels))
+        records = [record for record in pairs.records if record.image_id in present]
         check_alike({label: label for label in names}, f"MaskFolder {root.name!r}", {})
         super().__init__(
             records,
@@ -136,24 +133,6 @@ class MaskFolder(FolderDataset):
         if path is None:
             return None
         return {self.class_names[label] for label in self._values.labels_in(path, name=self._name)}
-
-    def _of_one_size(self, records: Sequence[Record]) -> list[Record]:
-        """The images whose masks have their size, or get it. What cannot be read has an error later."""
-        wrong: dict[str, Path] = {}
-        for record in records:
-            with suppress(ImageError, DatasetError, OSError):
-                size, image_size = size_of(record.labels or record.image), size_of(record.image)
-                if size != image_size and not (self.resizes_labels and is_scaled(size, image_size)):
-                    wrong[record.image_id] = record.labels or record.image
-        if not wrong or len(wrong) == len(records):
-            return list(records)
-        warnings.warn(
-            f"{counted(len(wrong), 'mask', 'differ')} from the image in size, so {len(wrong)} of {len(records)} images "
-            f"are left out; the first: {next(iter(wrong.values()))}. Masks of the same shape as their image can be "
-            "scaled to it: resize_labels=True (--resize-labels).",
-            stacklevel=3,
-        )
-        return [record for record in records if record.image_id not in wrong]
 
     def _label(self, sample: Sample, path: Path) -> Sample:
         labelled = replace(sample, mask=self._values.read(sample, path, name=self._name))

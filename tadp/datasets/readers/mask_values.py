@@ -1,6 +1,8 @@
 """What the values or colours of mask files mean."""
 
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +19,11 @@ from tadp.datasets.readers.label_files import (
     to_classes,
 )
 from tadp.datasets.sample import IGNORE_LABEL, Sample, nearest, sides
-from tadp.errors import Argument, DatasetError, OptionError
+from tadp.errors import Argument, DatasetError, ImageError, OptionError
 from tadp.files.checks import check_ordered, check_whole
-from tadp.images.image_files import Stored, read_labels
+from tadp.images.image_files import Stored, read_labels, size_of
+from tadp.language.grammar import counted
+from tadp.language.unicode_forms import composed
 
 _MOST_VALUES = 2**16  # of 16-bit masks
 
@@ -34,15 +38,16 @@ class MaskValues:
         colors: The class of each colour, by its red, green and blue; None if masks store values.
         shown: For each index, the colour that the palette of a file gave it, and the first such file. A file whose
             palette differs is refused.
-        resize: Whether to scale a mask to the size of its image if both have the same shape. False refuses it, with a
-            message that names the option; None is for readers without this option.
+        resize: Whether to scale a mask to the size of its image if both have the same shape. False refuses it.
+        can_skip: Whether the reader has the option `bad_labels`, which the message about such masks then names.
     """
 
     class_names: tuple[str, ...]
     table: Int64[np.ndarray, " _values"]
     colors: Mapping[tuple[int, int, int], int] | None = None
     shown: dict[int, tuple[tuple[int, ...], Path | str]] = field(default_factory=dict)
-    resize: bool | None = None
+    resize: bool = False
+    can_skip: bool = True
 
     @classmethod
     def of(
@@ -115,14 +120,14 @@ class MaskValues:
                 palette contradicts that of another mask.
         """
         size = stored.values.shape[:2]
-        if self.resize is not None and is_scaled(size, sample.image_size):
+        if is_scaled(size, sample.image_size):
             if not self.resize:
+                skip = ("; to leave such images out, pass ", Argument("bad_labels", "skip")) if self.can_skip else ()
                 raise LabelSizeError(
                     f"{where} is {sides(size)}, and the image {sample.image_id!r} is {sides(sample.image_size)} "
                     "(height x width): the same shape at another scale. To scale masks to their images, pass ",
                     Argument("resize_labels", True),
-                    "; to leave such images out, pass ",
-                    Argument("bad_labels", "skip"),
+                    *skip,
                     ".",
                 )
             rows, columns = (nearest(old, new) for old, new in zip(size, sample.image_size, strict=True))
@@ -156,6 +161,32 @@ class MaskValues:
                 )
 
 
+def of_one_size(files: Mapping[str, tuple[Path, Path]], *, resize: bool) -> list[str]:
+    """The ids of the images whose masks have their size, or get it, with a warning about the others.
+
+    What cannot be read stays, and has an error later. If no mask fits, all stay.
+
+    Args:
+        files: The image and the mask of each id.
+        resize: Whether masks of the same shape are scaled to their image.
+    """
+    wrong: dict[str, Path] = {}
+    for image_id, (image, mask) in files.items():
+        with suppress(ImageError, DatasetError, OSError):
+            size, image_size = size_of(mask), size_of(image)
+            if size != image_size and not (resize and is_scaled(size, image_size)):
+                wrong[image_id] = mask
+    if not wrong or len(wrong) == len(files):
+        return list(files)
+    warnings.warn(
+        f"{counted(len(wrong), 'mask', 'differ')} from the image in size, so {len(wrong)} of {len(files)} images "
+        f"are left out; the first: {next(iter(wrong.values()))}. Masks of the same shape as their image can be "
+        "scaled to it: resize_labels=True (--resize-labels).",
+        stacklevel=3,
+    )
+    return [image_id for image_id in files if image_id not in wrong]
+
+
 def _from_colors(
     pixels: np.ndarray, colors: Mapping[tuple[int, int, int], int], where: Path | str, name: str
 ) -> Int64[np.ndarray, "_h _w"]:
@@ -182,6 +213,7 @@ def _code(pixels: np.ndarray) -> np.ndarray:
 
 def _class_of(label: int | str, names: Sequence[str], argument: str) -> int:
     if isinstance(label, str):
+        label = composed(label)
         if label not in names:
             raise OptionError(
                 Argument(argument),

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from tadp.captions.records import shown
 from tadp.datasets.sample import IGNORE_LABEL, sides
 from tadp.files.checks import need
+from tadp.images.image_files import open_bytes, read_labels
 from tadp.images.reading import MAX_PIXELS
 
 Box = tuple[float, float, float, float]
@@ -146,7 +147,7 @@ class Bitmap(Outline):
 
     Raises:
         ValueError: If the PNG is too large, or has several values per pixel.
-        OSError, SyntaxError, PIL.Image.DecompressionBombError: If it is damaged, or not a PNG.
+        OSError, ImageError, DatasetError, PIL.Image.DecompressionBombError: If it is damaged, or not a PNG.
     """
 
     png: bytes
@@ -154,15 +155,14 @@ class Bitmap(Outline):
     top: int
 
     def __post_init__(self) -> None:
-        if self.plane().ndim != 2:
-            raise ValueError("a mask must have one value per pixel.")
+        self.plane()
 
     def plane(self) -> Bool[np.ndarray, "..."]:
         """Whether each pixel is one of the object."""
-        with Image.open(io.BytesIO(self.png), formats=["PNG"]) as picture:
+        with open_bytes(self.png) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise ValueError("a mask must not be larger than an image may be.")
-            return np.asarray(picture).astype(bool)
+            return read_labels(picture, "the mask").values.astype(bool)
 
     def problem(self, size: tuple[int, int] | None) -> str:
         height, width = shape = self._shape()

@@ -1,6 +1,5 @@
 """Rows with images and labels, such as those of Hugging Face's library `datasets`."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import index
@@ -22,8 +21,9 @@ from tadp.datasets.readers.mask_values import MaskValues
 from tadp.datasets.sample import Sample
 from tadp.errors import DatasetError, ImageError
 from tadp.files.checks import check_choice, check_classes
-from tadp.images.image_files import FORMATS, Stored, read_labels
+from tadp.images.image_files import Stored, open_bytes, read_labels
 from tadp.images.reading import to_pil
+from tadp.language.unicode_forms import composed
 
 BoxFormat = Literal["xywh", "xyxy"]
 _BOXES, _CLASSES = ("bbox", "boxes"), ("category", "categories", "label", "labels", "category_id")
@@ -65,6 +65,8 @@ class RowDataset(FolderDataset):
         invalid: A value of depth that means unknown, besides 0; see `DepthFolder`.
         captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
         on_error: What happens if an image cannot be read: "raise" or "skip"; see `FolderDataset`.
+        resize_labels: Whether a mask of another size but the same shape as its image is scaled to the image; see
+            `MaskFolder`. False, the default, raises an error when such a row is read.
 
     Raises:
         DatasetError: If a column is missing, two rows have the same id, or two class names only differ in case or
@@ -97,6 +99,7 @@ class RowDataset(FolderDataset):
         invalid: float | None = None,
         captions: Captions | None = None,
         on_error: OnError = "raise",
+        resize_labels: bool = False,
     ):
         check_choice(box_format, get_args(BoxFormat), name="box_format")
         _check_rows(rows)
@@ -108,7 +111,9 @@ class RowDataset(FolderDataset):
         check_alike({label: label for label in names}, "RowDataset", {})
         self._rows, self._image, self._box_format = rows, image, box_format
         self.box_class_names = tuple(names)
-        self._values = MaskValues.of(names, labels, palette) if mask is not None else None
+        self._values = None
+        if mask is not None:
+            self._values = replace(MaskValues.of(names, labels, palette), resize=resize_labels, can_skip=False)
         self._unit = DepthUnit(scale, invalid)
         self._row_of = _numbered(rows, image_id)
         if len(rows):
@@ -152,6 +157,12 @@ class RowDataset(FolderDataset):
         if self._values is None:
             return sample
         stored = _stored(value, where, as_colors=self._values.colors is not None)
+        if self._values.colors is None and _may_be_spread(_picture(value, where), stored):
+            self._warn_once(
+                "spread",
+                f"{where} only has multiples of 17, as Pillow makes of the values in a PNG with 2 or 4 bits when it "
+                "loads one. If the file has such values, pass its bytes: rows.cast_column(…, Image(decode=False)).",
+            )
         return replace(sample, mask=self._values.classes_of(stored, sample, where, name=self._name))
 
     def _depth(self, sample: Sample, value: Any, where: str) -> Sample:
@@ -170,7 +181,7 @@ class RowDataset(FolderDataset):
         empty: list[str] = []
         wrong: list[str] = []
         record = Record(sample.image_id, Path(where), None)
-        image = sound_objects(LabelledImage(record, entries, sample.image_size), None, empty, wrong)
+        image = sound_objects(LabelledImage(record, entries, sample.image_size), None, empty, wrong, [])
         if wrong:
             raise DatasetError(f"{wrong[0]}.")
         if empty:
@@ -181,6 +192,7 @@ class RowDataset(FolderDataset):
         try:
             left, top, third, fourth = (float(number) for number in box)
             names = self.box_class_names
+            label = composed(label) if isinstance(label, str) else label
             number = names.index(label) if isinstance(label, str) and label in names else -1
             number = number if isinstance(label, str) else index(label)
             if not 0 <= number < len(names):
@@ -257,7 +269,7 @@ def _picture(value: Any, where: str) -> Any:
     """An image in a form that tadp reads, from one that `datasets` returns."""
     if isinstance(value, Mapping) and value.get("bytes") is not None:
         try:
-            return Image.open(io.BytesIO(value["bytes"]), formats=[kind for kind in FORMATS if kind in Image.OPEN])
+            return open_bytes(value["bytes"])
         except (OSError, Image.DecompressionBombError) as error:
             raise ImageError(f"{where} has bytes that are not an image ({error}).") from error
     return value["path"] if isinstance(value, Mapping) and "path" in value else value
@@ -283,26 +295,22 @@ def _array(picture: Any) -> np.ndarray:
 def _stored(value: Any, where: str, *, as_colors: bool = False) -> Stored:
     """The values of a mask or depth in a row."""
     picture = _picture(value, where)
-    if isinstance(picture, str | Path):
-        return read_labels(Path(picture), as_colors=as_colors)
-    if not isinstance(picture, Image.Image):
-        values = _array(picture)
-        if values.dtype.kind not in "biuf":
-            raise DatasetError(f"{where} must be an image or an array of numbers; got {values.dtype} {values.shape}.")
-        return Stored(values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values, "", [])
-    if picture.format in ("JPEG", "WEBP", "AVIF"):
-        raise DatasetError(
-            f"{where} is a {picture.format} image, which may change values. Store masks and depth as PNG."
-        )
-    if as_colors:
-        return Stored(np.asarray(picture.convert("RGB")), picture.mode, [])
-    if picture.mode not in ("1", "L", "P", "F") and not picture.mode.startswith("I"):
-        raise DatasetError(
-            f"{where} is a colour picture (mode {picture.mode}); pass palette={{colour: class}} for masks."
-        )
-    colors = (picture.getpalette("RGB") if picture.mode == "P" else None) or []
-    values = np.array(picture, np.uint8) if picture.mode == "1" else np.asarray(picture)
-    return Stored(values, picture.mode, list(zip(colors[::3], colors[1::3], colors[2::3], strict=True)))
+    if isinstance(picture, str | Path | Image.Image):
+        name = where if isinstance(picture, Image.Image) else str(picture)
+        return read_labels(Path(picture) if isinstance(picture, str) else picture, name, as_colors=as_colors)
+    values = _array(picture)
+    if values.dtype.kind not in "biuf":
+        raise DatasetError(f"{where} must be an image or an array of numbers; got {values.dtype} {values.shape}.")
+    return Stored(values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values, "", [])
+
+
+def _may_be_spread(picture: Any, stored: Stored) -> bool:
+    """Whether Pillow may have spread the values of a PNG with 2 or 4 bits over 0 to 255."""
+    is_loaded = isinstance(picture, Image.Image) and picture.format == "PNG" and not getattr(picture, "tile", None)
+    if not is_loaded or stored.mode != "L":
+        return False
+    values = np.unique(stored.values)
+    return not (values % 17).any() and not set(values.tolist()) <= {0, 255}
 
 
 def _pairs(value: Any, where: str) -> list[tuple[Any, Any]]:

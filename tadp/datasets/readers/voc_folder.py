@@ -1,6 +1,8 @@
 """Your own labels in the file layout of Pascal VOC, as labelling tools export it."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,14 @@ from tadp.datasets.readers.image_folder import Captions, OnError, Record, TaskNa
 from tadp.datasets.readers.label_files import Annotation, read_objects
 from tadp.datasets.readers.label_problems import kept
 from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset, with_labels
-from tadp.datasets.readers.mask_values import MaskValues
+from tadp.datasets.readers.mask_values import MaskValues, of_one_size
 from tadp.datasets.readers.outlines import Box
 from tadp.datasets.readers.paired_folders import files_below, keyed, keyed_by_image, pictures, splits_of
 from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
 from tadp.datasets.sample import IGNORE_LABEL, Sample
 from tadp.errors import DatasetError, MissingDataError
 from tadp.files.checks import check_choice, read_lines
+from tadp.language.unicode_forms import composed
 
 _IMAGES = ("JPEGImages", "images", "Images")
 _MASKS = ("SegmentationClass", "SegmentationClassPNG")
@@ -39,8 +42,8 @@ class VOCFolder(ObjectDataset):
 
     Pixels of boxes are counted from 0, and right and bottom are exclusive, as labelling tools write them. In files
     whose source is "The VOC… Database", pixels are counted from 1 and inclusive. Image ids are paths of images below
-    their folder, without suffix. Boxes that reach beyond their image are clipped, and boxes without area are left out,
-    with a warning.
+    their folder, without suffix. Boxes that extend beyond their image are clipped, and boxes without area are left
+    out, each with a warning.
 
     Attributes:
         class_names: Names of the classes in masks: "background", then those of `box_class_names`.
@@ -59,14 +62,18 @@ class VOCFolder(ObjectDataset):
         unpaired: What happens to images without labels. "raise", the default, raises an error that names one. "skip"
             leaves them out with a warning, and "empty" takes them as images without objects. Labels without image are
             not used, with a warning.
-        bad_labels: What happens to boxes outside their image: "raise", the default, raises an error that names the
-            file, and "skip" leaves them out with a warning.
+        bad_labels: What happens to boxes outside their image, and to images whose mask has another size: "raise", the
+            default, raises an error that names the file, and "skip" leaves them out with a warning.
+        resize_labels: Whether a mask of another size but the same shape as its image is scaled to the image; see
+            `MaskFolder`. False, the default, treats such masks as `bad_labels` says.
 
     Raises:
         MissingDataError: If no images or labels are found, or images have no labels.
         DatasetError: If a box is wrong, or two classes only differ in case or blanks.
         UnknownIdError: If `captions` lacks the caption of an image.
     """
+
+    warns_of_clipping = True
 
     def __init__(
         self,
@@ -78,6 +85,7 @@ class VOCFolder(ObjectDataset):
         on_error: OnError = "raise",
         unpaired: Unpaired = "raise",
         bad_labels: BadLabels = "raise",
+        resize_labels: bool = False,
     ):
         root = Path(root)
         check_choice(task, (None, "detection", "segmentation"), name="task")
@@ -96,6 +104,10 @@ class VOCFolder(ObjectDataset):
         keys = _keys(root, images, "Segmentation" if task == "segmentation" else "Main")
         needed, kind = (masks, "mask") if reads_masks else (annotations, "XML file")
         keys = with_labels(keys, needed, images, kind=kind, name=name, unpaired=unpaired)
+        if reads_masks and bad_labels == "skip":
+            files = {key: (images[key], masks[key]) for key in keys if key in masks}
+            fitting = of_one_size(files, resize=resize_labels)
+            keys = [key for key in keys if key not in masks or key in fitting]
         entries = {key: _objects(annotations[key], read[key]) for key in keys if key in read}
         found = [*stored, *sorted({entry.name for objects in entries.values() for entry in objects})]
         super().__init__(
@@ -119,7 +131,10 @@ class VOCFolder(ObjectDataset):
         has_boxes = any(entries.values()) and all(key in read for key in keys)
         tasks: list[TaskName] = ["detection"] if has_boxes or not reads_masks else []
         self.tasks = (*tasks, "segmentation") if reads_masks else ("detection",)
-        self._values = _mask_values(stored, self._value, self.class_names) if reads_masks else None
+        self.resizes_labels = resize_labels
+        self._values = None
+        if reads_masks:
+            self._values = replace(_mask_values(stored, self._value, self.class_names), resize=resize_labels)
 
     def classes_in(self, image_id: str) -> set[str] | None:
         path = self._masks.get(image_id)
@@ -144,7 +159,10 @@ def mask_classes(root: Path) -> dict[str, int | tuple[int, int, int]]:
         CVAT writes "background:0,0,0::" (name, colour, parts, actions); labelme2voc writes a name per line.
     """
     if (root / "class_names.txt").is_file():
-        return {name: value for value, name in enumerate(_names(root / "class_names.txt"))}
+        names = _names(root / "class_names.txt")
+        first = -1 if fixed_value(names[0]) == IGNORE_LABEL else 0  # labelme counts "__ignore__" as -1 and stores 255
+        _check_once(names, root / "class_names.txt")
+        return {name: value % 256 for value, name in enumerate(names, first)}
     path, classes = root / "labelmap.txt", {}
     for number, line in enumerate(_names(path) if path.is_file() else [], 1):
         name, _, rest = line.partition(":")
@@ -158,12 +176,19 @@ def mask_classes(root: Path) -> dict[str, int | tuple[int, int, int]]:
             raise DatasetError(
                 f"{path}, line {number}: a line must be a name and a colour, as in 'cat:128,0,0::'; got {shown(line)}."
             ) from error
+        _check_once([*classes, name.strip()], path)
         classes[name.strip()] = (red, green, blue)
     return classes
 
 
 def _names(path: Path) -> list[str]:
-    return read_lines(path, of="class", error=DatasetError)
+    return [composed(line) for line in read_lines(path, of="class", error=DatasetError)]
+
+
+def _check_once(names: Sequence[str], path: Path) -> None:
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise DatasetError(f"{path} lists the class {shown(twice)} twice, so it is unclear which masks show it.")
 
 
 def _files(root: Path, name: str) -> tuple[dict[str, Path], dict[str, Path], dict[str, Path]]:

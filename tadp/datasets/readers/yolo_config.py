@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 
 from tadp.captions.records import shown
+from tadp.datasets.readers.class_choice import warn_about_same
 from tadp.datasets.readers.paired_folders import files_below, pictures
 from tadp.datasets.readers.splitting import split_name
 from tadp.errors import CorruptFileError, DatasetError
-from tadp.files.checks import check_regular, read_lines
+from tadp.files.checks import check_regular, read_lines, refuse_pointer
 
 NAMES = ("obj.names", "classes.txt")  # darknet and CVAT; Label Studio and labelImg
 _HEAD_BYTES, _LOOKED_AT = 4096, 20  # of a text file, and of the text files, to recognise labels
@@ -57,6 +58,7 @@ def _is_label(path: Path) -> bool:
 
 
 def _has_names(path: Path) -> bool:
+    refuse_pointer(path, DatasetError)
     try:
         with path.open("rb") as file:
             return b"names" in file.read(_LARGEST_YAML)
@@ -117,4 +119,5 @@ def listed_names(config: Mapping[str, Any], path: Path) -> list[str]:
         names = [names[str(number)] for number in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(label, str) and label for label in names):
         raise DatasetError(f"{path}: names must list the classes; got {shown(names)}.")
+    warn_about_same(names, path)
     return names

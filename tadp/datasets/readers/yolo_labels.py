@@ -11,7 +11,8 @@ import numpy as np
 from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames
 from tadp.datasets.readers.data_options import BadLabels, Unpaired
-from tadp.datasets.readers.image_folder import Captions, OnError, Record
+from tadp.datasets.readers.image_folder import Captions, Listings, OnError, Record
+from tadp.datasets.readers.label_files import is_there
 from tadp.datasets.readers.label_problems import keep, kept
 from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset, with_labels
 from tadp.datasets.readers.outlines import Polygons
@@ -91,8 +92,8 @@ class YoloDataset(ObjectDataset):
         if not images:
             raise MissingDataError(f"{name}: no images were found in {folder}. Export the data set with its images.")
         source = path or folder
-        found = listed_names(config, source)
-        labels = {key: text for key, image in images.items() if (text := _label_file(image)).is_file()}
+        found, listings = listed_names(config, source), Listings()
+        labels = {key: text for key, image in images.items() if (text := _label_file(image, listings)) is not None}
         labels = labels or _labels_elsewhere(folder, images)
         labels |= _orphans(labels)
         splits = _splits(folder, config, images)
@@ -158,7 +159,7 @@ def _split_images(root: Path, config: Mapping[str, Any], split: str) -> list[Pat
         inside = entry.replace("../", "").removeprefix("./")  # Roboflow writes ../train/images
         if Path(entry).is_absolute() and Path(entry).is_relative_to(folder):
             inside = str(Path(entry).relative_to(folder))
-        found = [place for place in (base / entry, base / inside, root / inside) if _exists(place)]
+        found = [place for place in (base / entry, base / inside, root / inside) if is_there(place)]
         place = next((place for place in found if _is_below(place, limits)), None)
         if found and place is None:
             raise DatasetError(
@@ -181,13 +182,6 @@ def _is_below(place: Path, limits: set[Path]) -> bool:
     return bool(limits & {*place.resolve().parents, *(named.parents if place.is_dir() else ())})
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that no disk allows
-        return False
-
-
 def _splits(root: Path, config: Mapping[str, Any], images: Mapping[str, Path]) -> dict[str, list[str]]:
     """The ids of each split. A val with the images of train, as in small demonstration sets, is left out."""
     keys = {path: key for key, path in images.items()}
@@ -201,15 +195,14 @@ def _splits(root: Path, config: Mapping[str, Any], images: Mapping[str, Path]) -
     return {name: ids for name, ids in splits.items() if name not in same}
 
 
-def _label_file(image: Path) -> Path:
+def _label_file(image: Path, listings: Listings) -> Path | None:
     """The text file of an image: in the folder "labels" in place of the last folder "images", or next to the image."""
     parts = list(image.with_suffix(".txt").parts)
     places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
     if places:
         parts[places[-1]] = "labels"
-        if Path(*parts).is_file():
-            return Path(*parts)
-    return image.with_suffix(".txt")
+    found = [listings.find(path) for path in (Path(*parts), image.with_suffix(".txt"))]
+    return next((path for path in found if path is not None and path.is_file()), None)
 
 
 def _labels_elsewhere(root: Path, images: Mapping[str, Path]) -> dict[str, Path]:
