@@ -207,6 +207,8 @@ def _read_exr(path: Path) -> np.ndarray:
     try:
         check_regular(path)
         with package.File(str(path)) as file:
+            if not file.parts:  # OpenEXR leaves out those that it cannot read
+                raise ValueError("none of its parts is complete")
             channels = {name: channel.pixels for part in file.parts for name, channel in part.channels.items()}
     except (RuntimeError, OSError, ValueError, CorruptFileError) as error:
         raise ImageError(f"{path} cannot be read as EXR ({error}). Copy or download it again.") from error
