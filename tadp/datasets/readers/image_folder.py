@@ -23,7 +23,7 @@ OnError = Literal["raise", "skip"]
 TaskName = Literal["segmentation", "depth", "detection"]
 
 Own = TypeVar("Own", bound="FolderDataset")
-_MOST_LINKS = 100  # that lead to the same folder; folders that link to each other have countless paths
+_MOST_LINKS = 30  # that lead to the same folder; folders that link to each other have countless paths
 _MOST_SKIPPED = 100  # in a row; with more, the disk is broken rather than a file
 
 
