@@ -312,3 +312,75 @@ def test_categories_that_differ_only_in_case_are_refused(cvat):
     with pytest.raises(DatasetError, match=r"differ in case or blanks: 'dog' .*annotation 2\) and 'Dog '"):
         CocoDataset(cvat)
     assert CocoDataset(cvat, class_names={"Dog ": "dog"}).box_class_names == ("dog",)
+
+
+@pytest.fixture
+def fire(tmp_path):
+    """images and masks with folders of the same names, and two json files of which one does not begin with instances_.
+
+    One image of each split is missing, but its mask is there.
+    """
+    for split, names in (("train", ("a", "b", "c")), ("val", ("a", "d"))):
+        for name in names:
+            trees.write_image(tmp_path / f"masks/{split}/{name}.png")
+            if name not in "cd":
+                trees.write_image(tmp_path / f"images/{split}/{name}.jpg")
+        start = "" if split == "train" else "val_"
+        rows = [row(number, image_id=number) for number in range(1, len(names) + 1)]
+        write(
+            tmp_path / f"annotations/{start}instances_default.json",
+            rows,
+            names=tuple(f"{split}/{name}.jpg" for name in names),
+        )
+    return tmp_path
+
+
+def test_a_mask_is_not_taken_for_a_missing_image_and_missing_images_are_counted(fire):
+    with pytest.raises(
+        MissingDataError, match=rf"2 of 5 images in the json are not there, .*first .*{fire}/images/train/c\.jpg"
+    ):
+        datasets.open(fire)
+    with pytest.warns(UserWarning, match="2 of 5 images"):
+        data = datasets.open(fire, unpaired="skip")
+    assert {path.relative_to(fire).parts[0] for path in data.image_paths.values()} == {"images"}
+    assert data.splits == {"train": ["train/a", "train/b"], "val": ["val/a"]}
+
+
+@pytest.mark.parametrize("folder", ["truth", "images/val"])
+def test_an_image_of_another_folder_is_not_taken_for_a_missing_one(fire, folder):
+    (fire / "masks").rename(fire / "truth")
+    trees.write_image(fire / folder / ("train/c.png" if folder == "truth" else "c.jpg"))
+    (fire / "annotations/val_instances_default.json").unlink()
+    with pytest.raises(MissingDataError, match=r"1 of 3 images .*images/train/c\.jpg"):
+        datasets.open(fire)
+
+
+def test_a_missing_image_of_a_single_split_has_its_path_once(fire):
+    (fire / "annotations/instances_default.json").unlink()
+    (fire / "images/val/a.jpg").rename(fire / "images/val/z.jpg")
+    with pytest.raises(MissingDataError, match=rf"2 of 2 .*{fire}/images/val/a\.jpg"):
+        datasets.open(fire)
+
+
+def test_json_files_that_are_not_read_are_named(cvat):
+    write(cvat / "annotations/instances_default.json", [row(1), row(2, image_id=2)])
+    write(cvat / "annotations/old.json", [row(1)], names=("a.jpg",))
+    write(cvat / "annotations/person_keypoints_default.json", [row(1)], names=("a.jpg",))
+    with pytest.warns(UserWarning, match=r"old\.json is not read: neither its name nor those of its images") as caught:
+        data = datasets.open(cvat)
+    assert len(caught) == 1
+    assert data.image_ids == ["a", "b"]
+    (cvat / "annotations/old.json").unlink()
+    write(cvat / "annotations/instances_train.json", [row(1), row(2, image_id=2)])
+    write(cvat / "annotations/train_again.json", [row(1)], names=("a.jpg",))
+    (cvat / "annotations/instances_default.json").unlink()
+    with pytest.warns(UserWarning, match=r"train_again\.json is not read: it lists images of another json file again"):
+        assert datasets.open(cvat).image_ids == ["train/a", "train/b"]
+
+
+def test_folders_in_the_file_names_of_one_json_are_its_splits(tmp_path):
+    for name in ("train/a.jpg", "valid/a.jpg"):
+        trees.write_image(tmp_path / "images" / name)
+    write(tmp_path / "annotations/instances_default.json", [row(1)], names=("train/a.jpg", "valid/a.jpg"))
+    with pytest.warns(UserWarning, match="1 of 2 images have no annotations"):
+        assert datasets.open(tmp_path).splits == {"train": ["train/a"], "val": ["valid/a"]}

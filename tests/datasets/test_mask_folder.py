@@ -257,3 +257,15 @@ def test_coloured_masks_are_scaled_too(own):
         write_colors(own / f"masks/{name}.png", np.kron(trees.quadrants(0, 1, 2, 2), np.ones((3, 3), int)))
     data = open_own(own, palette=COLORS, resize_labels=True)
     assert np.array_equal(data[0].mask, trees.quadrants(0, 1, 2, 2))
+
+
+def test_a_mask_in_the_folder_of_another_split_is_not_that_of_an_image(tmp_path):
+    for name in ("images/train/a.jpg", "images/val/b.jpg"):
+        trees.write_image(tmp_path / name)
+    for name in ("masks/train/a.png", "masks/train/b.png"):
+        trees.write_mask(tmp_path / name, np.zeros(trees.SIZE, np.uint8))
+    with (
+        pytest.warns(UserWarning, match=r"1 mask file has no image .*masks/train/b\.png"),
+        pytest.raises(MissingDataError, match=r"masks/val/b\.png is not there"),
+    ):
+        MaskFolder(tmp_path / "images", tmp_path / "masks", class_names=["a"])

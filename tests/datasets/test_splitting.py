@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from tadp.datasets import MaskFolder, RenderedScenes, split
+from tadp.datasets.readers.splitting import NameIndex
 from tadp.errors import DatasetError, OptionError
 
 
@@ -170,3 +171,11 @@ def test_a_part_without_a_class_is_told_of(frames):
         split(data, lists={"train": data.image_ids[:4], "val": data.image_ids[4:]})
     Image.fromarray(np.full((8, 8), 7, np.uint8)).save(frames / "masks/seq0/00.png")  # later errors name this file
     split(data, lists={"train": data.image_ids[:4], "val": data.image_ids[4:]})
+
+
+def test_a_line_that_names_another_folder_of_the_data_does_not_fit():
+    index = NameIndex({"train/a": "photos/train/a.jpg", "valid/b": "photos/valid/b.jpg"})
+    assert index.find("images/val/b.jpg", "list") == "valid/b"
+    assert index.find("elsewhere/b.jpg", "list") == "valid/b"
+    assert index.find("train/b.jpg", "list") is None
+    assert index.find("test/b.jpg", "list") is None

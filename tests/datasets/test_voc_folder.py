@@ -337,3 +337,15 @@ def test_a_class_that_is_listed_twice_is_refused(cvat, file):
     write(cvat / file, "\n".join(lines if file == "labelmap.txt" else [line.partition(":")[0] for line in lines]))
     with pytest.raises(DatasetError, match=rf"{file} lists the class 'dog' twice"):
         VOCFolder(cvat)
+
+
+def test_an_xml_file_of_another_split_or_a_mask_is_not_taken(tmp_path):
+    for name in ("train/a.jpg", "val/b.jpg", "masks/train/c.png"):
+        trees.write_image(tmp_path / name)
+    for name in ("train/a", "train/b", "train/c"):
+        write(tmp_path / f"boxes/{name}.xml", annotation([("dog", (1, 2, 9, 9))]))
+    with (
+        pytest.warns(UserWarning, match=r"2 label files have no image"),
+        pytest.raises(MissingDataError, match=r"1 of 2 images have no XML file, .*val/b\.jpg"),
+    ):
+        VOCFolder(tmp_path)

@@ -16,13 +16,14 @@ from tadp.datasets.readers.label_files import is_there, read_json_export, stated
 from tadp.datasets.readers.label_problems import keep, kept, spelled_twice
 from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset
 from tadp.datasets.readers.outlines import CocoOutline
-from tadp.datasets.readers.paired_folders import pictures
+from tadp.datasets.readers.paired_folders import photographs, splits_of
 from tadp.datasets.readers.splitting import NameIndex, split_name
 from tadp.errors import Argument, DatasetError, MissingDataError
 from tadp.files.checks import check_choice, refuse_pointer
 from tadp.language.unicode_forms import composed
 
 _HEAD_BYTES = 2**16
+_OTHER_KINDS = {"captions", "keypoints", "panoptic", "stuff", "info"}  # image_info: tests without labels
 _KEY = re.compile(r'"(\w+)"\s*:')
 _NEEDED = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
 
@@ -33,7 +34,9 @@ class CocoDataset(ObjectDataset):
     Pass the json file, or the folder of an export with one json file for all images or for each split: in `annotations`
     (CVAT: instances_train.json), at the top (Label Studio: result.json) or next to the images of each split (Roboflow:
     train/_annotations.coco.json). Images are looked for by their file name next to the json file, and in the folders of
-    the export. A file or folder named after train, val (or valid, validation) or test is a split of that name.
+    the export, but not in folders of masks or labels. A json file, or a folder in its path or in the file names of its
+    images, that is named after train, val (or valid, validation) or test is a split of that name. A warning names json
+    files that are not read, such as a second one for a split.
 
     Masks come from polygons and run lengths (`pip install 'tadp[detection]'`). 0 is background and k is
     `box_class_names[k - 1]`. Where two objects overlap, the one with the smaller box is in front. The box of an object
@@ -41,7 +44,7 @@ class CocoDataset(ObjectDataset):
     `Boxes.difficult`, so that an evaluation ignores its box, and is part of its class in a mask. Training of detection
     leaves crowds out, as `without_crowds` does.
 
-    Image ids are file names as in the json file, without suffix; if there are several json files, the name of the split
+    Image ids are file names as in the json file, without suffix. If there are several json files, the name of the split
     comes first, as in "train/0001".
 
     Attributes:
@@ -94,18 +97,22 @@ class CocoDataset(ObjectDataset):
         entries: list[LabelledImage] = []
         found: list[str] = []
         splits: dict[str, list[str]] = {}
-        contents = _contents(paths)
+        contents = _contents(paths) | _split_contents(_other_files(root, paths), folder)
         for path, content in contents.items():
             with kept("unreadable file"):
-                part = _split_of(path, folder)
+                part = _split_of(path, folder, content)
                 place, index = _image_index(path, folder, part, None if images is None else Path(images))
                 prefix = f"{part or path.stem}/" if len(contents) > 1 else ""
                 _check_inside(content, path, place, folder)
                 own = _images(path, content, place, index, prefix)
+                ids = [image.record.image_id for image in own]
+                if set(ids) & {image.record.image_id for image in entries}:
+                    _tell_of_unread(path, "it lists images of another json file again")
+                    continue
                 found += _names(content, path)
                 entries += own
-                if part is not None:
-                    splits.setdefault(part, []).extend(image.record.image_id for image in own)
+                for split, members in (splits_of(ids) if part is None else {part: ids}).items():
+                    splits.setdefault(split, []).extend(members)
         entries = _present(entries, name, unpaired)
         present = {image.record.image_id for image in entries}
         super().__init__(
@@ -137,8 +144,36 @@ def coco_files(root: Path) -> list[Path]:
     if root.is_file():
         return [root] if is_coco(root) else []
     found = [path for folder in (root / "annotations", root) for path in sorted(folder.glob("*.json")) if is_coco(path)]
-    instances = [path for path in found if path.name.startswith("instances_")]
+    instances = [path for path in found if "instances" in _words(path.stem)]
     return instances or found or [path for path in sorted(root.glob("*/*.json")) if is_coco(path)]
+
+
+def _other_files(root: Path, paths: Sequence[Path]) -> list[Path]:
+    """The other COCO json files of a folder that may be for a split."""
+    if not root.is_dir():
+        return []
+    found = [path for pattern in ("*.json", "*/*.json") for path in sorted(root.glob(pattern)) if path not in paths]
+    return [path for path in found if not _OTHER_KINDS & set(_words(path.stem)) and is_coco(path)]
+
+
+def _split_contents(paths: Sequence[Path], folder: Path) -> dict[Path, dict[str, Any]]:
+    """The contents of the files that are for a split; a warning names the rest."""
+    contents = {}
+    for path in paths:
+        try:
+            content = _checked(read_json_export(path), path)
+        except DatasetError as error:
+            _tell_of_unread(path, str(error).removeprefix(f"{path} ").removeprefix(f"{path}: "))
+            continue
+        if _split_of(path, folder, content) is not None:
+            contents[path] = content
+        else:
+            _tell_of_unread(path, "neither its name nor those of its images name a split")
+    return contents
+
+
+def _tell_of_unread(path: Path, reason: str) -> None:
+    warnings.warn(f"{path} is not read: {reason}. To read only this file, pass its path.", stacklevel=4)
 
 
 def is_coco(path: Path) -> bool:
@@ -206,12 +241,22 @@ def _names(content: Mapping[str, Any], path: Path) -> list[str]:
     return [str(row["name"]) for row in ordered if row["id"] in used or row["name"] not in groups]
 
 
-def _split_of(path: Path, folder: Path) -> str | None:
-    """The split that a json file is for: instances_train2017.json, or train/_annotations.coco.json."""
-    words = re.split(r"[^a-z]+", path.stem.lower())
+def _split_of(path: Path, folder: Path, content: Mapping[str, Any]) -> str | None:
+    """The split that a json file is for: instances_train2017.json, train/_annotations.coco.json, or train/1.jpg."""
+    words = _words(path.stem)
     if path.parent != folder:
         words.append(path.parent.name.lower())
-    return next((name for word in words if (name := split_name(word)) is not None), None)
+    named = next((name for word in words if (name := split_name(word)) is not None), None)
+    splits = splits_of(_file_name(row) for row in content["images"])
+    return next(iter(splits)) if named is None and len(splits) == 1 else named
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[^a-z]+", name.lower())
+
+
+def _file_name(row: Mapping[str, Any]) -> str:
+    return str(row["file_name"]).replace("\\", "/").lstrip("/")
 
 
 def _image_index(path: Path, folder: Path, part: str | None, images: Path | None) -> tuple[Path, NameIndex]:
@@ -220,17 +265,41 @@ def _image_index(path: Path, folder: Path, part: str | None, images: Path | None
     names = [name for name in dict.fromkeys((subset, part)) if name is not None]
     places = [base / name for base in (folder / "images", folder / "JPEGImages", folder) for name in names]
     beside = [] if path.parent in (folder, folder / "annotations") else [path.parent]
-    place = next((place for place in (*beside, *places) if place.is_dir() and pictures(place)), folder)
+    place = next((place for place in (*beside, *places) if place.is_dir() and photographs(place)), folder)
     place = place if images is None else images
     if not place.is_dir():
         raise MissingDataError(f"no folder {place}; pass ", Argument("images", ...), " with the folder of the images.")
-    return place, NameIndex({picture.relative_to(place).as_posix(): picture for picture in pictures(place, warn=True)})
+    return place, NameIndex({picture.relative_to(place).as_posix(): picture for picture in photographs(place)})
+
+
+def _image_files(content: Mapping[str, Any], place: Path, index: NameIndex, path: Path) -> dict[str, Path]:
+    """The file of each file name that is clear; that of a missing image is where it should be.
+
+    A file with another suffix, such as 1.png for 1.jpg, must be in a folder that has images under their own names:
+    elsewhere, it may be a mask.
+    """
+    found: dict[str, Path | None] = {}
+    for row in content["images"]:
+        name = _file_name(row)
+        with kept("same file name"):
+            image_id = index.find(name, str(path))
+            found[name] = None if image_id is None else place / image_id
+    own = {name: file for name, file in found.items() if file and composed(file.name) == composed(Path(name).name)}
+    folders = {file.parent for file in own.values()}
+    bases = [file.parents[name.count("/")] for name, file in own.items() if file.as_posix().endswith(f"/{name}")]
+    files = {}
+    for name, file in found.items():
+        if file is None or (folders and name not in own and file.parent not in folders):
+            base = place.parent if name.startswith(f"{place.name}/") else place
+            file = (bases[0] if bases else base) / name
+        files[name] = file
+    return files
 
 
 def _check_inside(content: Mapping[str, Any], path: Path, place: Path, root: Path) -> None:
     """Refuse names of images that lead out of both the folder of the images and that of the data set."""
     for row in content["images"]:
-        name = str(row["file_name"]).replace("\\", "/").lstrip("/")
+        name = _file_name(row)
         target = Path(os.path.abspath(place / name))  # noqa: PTH100  links may lead elsewhere
         if ".." in name and not any(target.is_relative_to(os.path.abspath(folder)) for folder in (place, root)):  # noqa: PTH100
             raise DatasetError(
@@ -250,11 +319,14 @@ def _images(path: Path, content: Mapping[str, Any], place: Path, index: NameInde
                     raise DatasetError(f"{where}: there is no {key.removesuffix('_id')} with the id {row[key]!r}.")
             objects[row["image_id"]].append(_object(row, names[row["category_id"]], where))
     entries: dict[str, LabelledImage] = {}
+    files = _image_files(content, place, index, path)
     for row in content["images"]:
+        name = _file_name(row)
+        if name not in files:  # a problem that was kept
+            continue
         with kept("same file name"):
-            name = str(row["file_name"]).replace("\\", "/").lstrip("/")
-            image_id = prefix + composed(PurePosixPath(name).with_suffix("").as_posix())
-            found = index.find(name, str(path))
+            stem = composed(PurePosixPath(name).with_suffix("").as_posix())
+            image_id = stem if stem.startswith(prefix) else prefix + stem
             if image_id in entries:
                 raise DatasetError(
                     f"{path} lists the image {name!r} twice, or another one whose name differs in its suffix."
@@ -262,7 +334,7 @@ def _images(path: Path, content: Mapping[str, Any], place: Path, index: NameInde
             size = None
             with kept("wrong label"):
                 size = stated_size(row.get("height"), row.get("width"), f"{path}, image {name!r}")
-            entries[image_id] = LabelledImage(Record(image_id, place / (found or name), path), objects[row["id"]], size)
+            entries[image_id] = LabelledImage(Record(image_id, files[name], path), objects[row["id"]], size)
     return list(entries.values())
 
 

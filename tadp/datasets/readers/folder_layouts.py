@@ -10,7 +10,7 @@ from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames, new_names
 from tadp.datasets.readers.depth_folder import DEPTH_SUFFIXES
 from tadp.datasets.readers.mask_folder import MaskFolder
-from tadp.datasets.readers.paired_folders import files_below, pictures
+from tadp.datasets.readers.paired_folders import MASK_FOLDERS, files_below, pictures
 from tadp.datasets.readers.voc_folder import mask_classes
 from tadp.datasets.sample import IGNORE_LABEL
 from tadp.errors import Argument, DatasetError
@@ -18,7 +18,6 @@ from tadp.files.checks import read_lines
 from tadp.images.image_files import is_image
 
 _IMAGES = ("images", "imgs", "image", "img", "photos", "rgb", "color", "JPEGImages")
-_MASKS = ("masks", "mask", "labels", "annotations", "gt", "SegmentationClass", "PixelLabelData")
 _DEPTHS = ("depth", "depths", "depth_maps", "depth_images")
 _SUFFIX = "_mask"  # of masks next to their images, as Roboflow writes them
 
@@ -42,7 +41,7 @@ def mask_folders(folder: Path) -> tuple[dict[str, Any], ...] | None:
     splits = {name: path for name, path in beside.items() if f"{name}annot" in beside}  # as in CamVid
     if splits:
         return ({"images": splits, "masks": {name: beside[f"{name}annot"] for name in splits}},)
-    images, masks = _first(beside, _IMAGES), _first(beside, _MASKS)
+    images, masks = _first(beside, _IMAGES), _first(beside, MASK_FOLDERS)
     if images is not None and masks is not None and any(map(is_image, files_below(masks))):
         return ({"images": images, "masks": masks},)
     names = {path.with_suffix("") for path in pictures(folder)} if folder.is_dir() else set()

@@ -17,7 +17,7 @@ from tadp.datasets.readers.label_files import is_there, read_json_export, stated
 from tadp.datasets.readers.label_problems import kept
 from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset, with_labels
 from tadp.datasets.readers.outlines import Bitmap, Drawn, Group, Outline, Polygons
-from tadp.datasets.readers.paired_folders import files_below, keyed, pictures, splits_of
+from tadp.datasets.readers.paired_folders import files_below, keyed, photographs, splits_of
 from tadp.errors import DatasetError, ImageError, MissingDataError
 from tadp.files.checks import read_lines, refuse_pointer
 from tadp.language.unicode_forms import composed
@@ -92,7 +92,7 @@ class LabelmeFolder(ObjectDataset):
                 content[path] = _read(path)
                 sizes[path] = stated_size(content[path].get("imageHeight"), content[path].get("imageWidth"), str(path))
                 shapes[path] = _objects(path, content[path])
-        images = keyed(pictures(root, warn=True), root)
+        images = keyed(photographs(root), root)
         key_of = {composed(str(path.resolve())): key for key, path in images.items()}
         labels, listings = dict[str, Path](), Listings()
         for path in shapes:

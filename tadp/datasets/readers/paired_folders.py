@@ -17,6 +17,8 @@ from tadp.images.listing import UNREAD_SUFFIXES, summary
 from tadp.language.grammar import counted
 from tadp.language.unicode_forms import composed
 
+MASK_FOLDERS = ("masks", "mask", "labels", "annotations", "gt", "SegmentationClass", "PixelLabelData")  # usual names
+_LABEL_FOLDERS = {name.casefold() for name in (*MASK_FOLDERS, "SegmentationClassPNG", "SegmentationObject")}
 Folder: TypeAlias = str | Path | Mapping[str, str | Path]
 Unpaired = Literal["raise", "skip"]
 
@@ -106,6 +108,18 @@ def pictures(folder: Path, *, warn: bool = False) -> list[Path]:
     return [path for path in files if is_image(path)]
 
 
+def photographs(folder: Path) -> list[Path]:
+    """The image files in a folder without those in folders of labels, unless there are no others.
+
+    A mask has the name of its photograph, and must not be taken for one that is missing.
+    """
+    found = pictures(folder, warn=True)
+    rest = [
+        path for path in found if not _LABEL_FOLDERS & {part.casefold() for part in path.relative_to(folder).parts[:-1]}
+    ]
+    return rest or found
+
+
 def files_below(folder: Path) -> list[Path]:
     """All files in a folder and its subfolders, sorted, without those that are hidden or in hidden folders."""
     paths = find_images(folder, "")
@@ -140,7 +154,8 @@ def keyed_by_image(labels: Mapping[str, Path], images: Iterable[str]) -> dict[st
     """Label files by the images of the same name, wherever both are, if that is clear; others keep their own key.
 
     A label file whose key is not that of an image belongs to the image without labels that has its file name. Of
-    several, it is the one in folders of the same names, as for train/annots/1.xml and train/images/1.jpg.
+    several, it is the one in folders of the same names, as for train/annots/1.xml and train/images/1.jpg. Files in
+    folders of two splits, such as train/1.xml and val/1.jpg, do not belong together.
 
     Args:
         labels: Label files by their path below their folder, without suffix.
@@ -150,19 +165,46 @@ def keyed_by_image(labels: Mapping[str, Path], images: Iterable[str]) -> dict[st
     by_name: dict[str, list[str]] = {}
     for key in free:
         by_name.setdefault(key.rpartition("/")[2], []).append(key)
-    orphans = labels.keys() - set(images)
+    orphans, apart = labels.keys() - set(images), _Apart(images, labels)
     fitting: dict[str, list[str]] = {}
     for label in labels:
         if label not in orphans:
             continue
         folders = set(label.split("/")[:-1])
         ranked = sorted(
-            (-len(folders & set(key.split("/")[:-1])), key) for key in by_name.get(label.rpartition("/")[2], [])
+            (-len(folders & set(key.split("/")[:-1])), key)
+            for key in by_name.get(label.rpartition("/")[2], [])
+            if not apart.holds(key, label)
         )
         if ranked and (len(ranked) == 1 or ranked[0][0] < ranked[1][0]):
             fitting.setdefault(ranked[0][1], []).append(label)
     found = {names[0]: key for key, names in fitting.items() if len(names) == 1}
     return {found.get(label, label): path for label, path in labels.items()}
+
+
+class _Apart:
+    """Tells images and label files of one name apart by their folders.
+
+    Args:
+        images: The keys of all images, paths without suffix.
+        labels: The keys of all label files.
+    """
+
+    def __init__(self, images: Iterable[str], labels: Iterable[str]):
+        self._image_folders = {part for key in images for part in _folder_names(key)}
+        self._label_folders = {part for key in labels for part in _folder_names(key)}
+
+    def holds(self, image: str, label: str) -> bool:
+        """Whether a folder of one of them is also a folder of the other kind of files, but not that of the other."""
+        of_image, of_label = _folder_names(image), _folder_names(label)
+        only_image, only_label = of_image - of_label, of_label - of_image
+        are_splits = all(any(split_name(part) for part in parts) for parts in (only_image, only_label))
+        is_shared = bool(only_label & self._image_folders or only_image & self._label_folders)
+        return bool(only_image and only_label) and (is_shared or are_splits)
+
+
+def _folder_names(key: str) -> set[str]:
+    return {split_name(part) or part for part in key.split("/")[:-1]}
 
 
 def _roots(folders: Folder) -> dict[str, Path]:
@@ -193,13 +235,15 @@ def _pair(
                 _add(images, key, path, f"and so a {what}; rename one of them")
     if not images:
         raise MissingDataError(f"no images in {image_root}; it has no files that end in {', '.join(SUFFIXES)}.")
-    by_name = _unique({key: path for key, path in labels.items() if key not in images})
+    by_name = _unique(key for key in labels if key not in images)
     names = Counter(key.rpartition("/")[2] for key in images)
     suffix = next((path.suffix for path in labels.values()), label_suffixes[0])  # of label files that are missing
-    used, pairs = set(), []
+    used, pairs, apart = set(), [], _Apart(images, labels)
     for key, path in images.items():
         name = key.rpartition("/")[2]
-        label = labels.get(key) or (by_name.get(name) if names[name] == 1 else None)
+        label_key = key if key in labels else by_name.get(name, "")
+        is_clear = key in labels or (names[name] == 1 and not apart.holds(key, label_key))
+        label = labels.get(label_key) if is_clear else None
         used.add(label)
         pairs.append((key, path, label or label_root / f"{key}{label_end}{suffix}"))
     return pairs, [path for path in labels.values() if path not in used]
@@ -218,10 +262,11 @@ def _add(paths: dict[str, Path], key: str, path: Path, problem: str) -> None:
         raise ValueError(f"{first} and {path} share a name, {problem}.")
 
 
-def _unique(labels: Mapping[str, Path]) -> dict[str, Path]:
-    """Label files by their name without folder, where no two share it."""
-    counts = Counter(key.rpartition("/")[2] for key in labels)
-    return {name: path for key, path in labels.items() if counts[name := key.rpartition("/")[2]] == 1}
+def _unique(labels: Iterable[str]) -> dict[str, str]:
+    """The keys of label files by their name without folder, where no two share it."""
+    keys = list(labels)
+    counts = Counter(key.rpartition("/")[2] for key in keys)
+    return {name: key for key in keys if counts[name := key.rpartition("/")[2]] == 1}
 
 
 def _with_labels(records: list[Record], what: str) -> list[Record]:

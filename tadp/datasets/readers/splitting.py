@@ -129,6 +129,7 @@ class NameIndex:
     def __init__(self, paths: Mapping[str, str | Path]):
         self.example = next(iter(paths), None)
         self._by_stem: dict[str, list[tuple[str, str, tuple[tuple[str, ...], ...]]]] = {}
+        self._folders = {split_name(part) or part for image_id in paths for part in _parts(image_id)[:-1]}
         for image_id, path in paths.items():
             tails = (_parts(image_id), _parts(str(path)))
             for stem in {tail[-1] for tail in tails}:
@@ -146,6 +147,7 @@ class NameIndex:
             ranked = sorted(
                 ((max(_shared(parts, tail) for tail in tails), file_name == name), image_id)
                 for image_id, file_name, tails in self._by_stem.get(parts[-1] if parts else "", [])
+                if not self._is_elsewhere(parts, tails)
             )
             if len(ranked) > 1 and ranked[-1][0] == ranked[-2][0]:
                 raise DatasetError(
@@ -155,6 +157,13 @@ class NameIndex:
             if ranked:
                 return ranked[-1][1]
         return None
+
+    def _is_elsewhere(self, listed: Sequence[str], tails: Sequence[Sequence[str]]) -> bool:
+        """Whether a line names a folder of the data set, or a split, that is not that of a file of the same name."""
+        folders = {split_name(part) or part for tail in tails for part in tail[:-1]}
+        has_split = any(split_name(part) for tail in tails for part in tail[-2:-1])
+        wanted = {split_name(part) or part for part in listed[:-1]} - folders
+        return bool(wanted & self._folders) or (has_split and any(split_name(part) for part in wanted))
 
 
 def _parts(name: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from tadp.datasets.readers.label_problems import kept
 from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset, with_labels
 from tadp.datasets.readers.mask_values import MaskValues, of_one_size
 from tadp.datasets.readers.outlines import Box
-from tadp.datasets.readers.paired_folders import files_below, keyed, keyed_by_image, pictures, splits_of
+from tadp.datasets.readers.paired_folders import files_below, keyed, keyed_by_image, photographs, pictures, splits_of
 from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
 from tadp.datasets.sample import IGNORE_LABEL, Sample
 from tadp.errors import DatasetError, MissingDataError
@@ -198,7 +198,7 @@ def _files(root: Path, name: str) -> tuple[dict[str, Path], dict[str, Path], dic
     image_root = next((root / folder for folder in _IMAGES if (root / folder).is_dir()), root)
     xml_root = root / "Annotations" if (root / "Annotations").is_dir() else root
     mask_root = next((root / folder for folder in _MASKS if (root / folder).is_dir()), None)
-    images = keyed(pictures(image_root, warn=True), image_root)
+    images = keyed(photographs(image_root), image_root)
     annotations = keyed([path for path in files_below(xml_root) if path.suffix.lower() == ".xml"], xml_root)
     masks = (
         {} if mask_root is None else keyed([path for path in pictures(mask_root) if path.suffix == ".png"], mask_root)

@@ -16,7 +16,7 @@ from tadp.datasets.readers.label_files import is_there
 from tadp.datasets.readers.label_problems import keep, kept
 from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset, with_labels
 from tadp.datasets.readers.outlines import Polygons
-from tadp.datasets.readers.paired_folders import files_below, keyed_by_image, pictures, splits_of
+from tadp.datasets.readers.paired_folders import files_below, keyed_by_image, photographs, pictures, splits_of
 from tadp.datasets.readers.splitting import NameIndex, find_listed
 from tadp.datasets.readers.yolo_config import NAMES, listed_names, read_config, yolo_file
 from tadp.errors import Argument, CorruptFileError, DatasetError, MissingDataError
@@ -123,7 +123,7 @@ class YoloDataset(ObjectDataset):
 def _images(root: Path, config: Mapping[str, Any]) -> dict[str, Path]:
     """The images by id: those of the splits, or all in the folder."""
     paths = [path for split in ("train", "val", "test") for path in _split_images(root, config, split)]
-    paths = sorted(set(paths)) or pictures(root, warn=True)
+    paths = sorted(set(paths)) or photographs(root)
     shared = os.path.commonpath([path.parent for path in paths]) if paths else ""
     images: dict[str, Path] = {}
     for path in paths:
@@ -171,7 +171,7 @@ def _split_images(root: Path, config: Mapping[str, Any], split: str) -> list[Pat
         elif place.is_dir():
             images += pictures(place, warn=True)
         else:
-            index = NameIndex({path.as_posix(): path for path in pictures(root)})
+            index = NameIndex({path.as_posix(): path for path in photographs(root)})
             images += [Path(path) for path in find_listed(place, index, "", str(root))]
     return images
 
