@@ -107,7 +107,7 @@ def found(kind: str, places: Sequence[str]) -> Iterator[Finding]:
 
 
 def of_files(
-    facts: Mapping[str, ImageFacts], problems: Sequence[LabelProblem], options: Mapping[str, Any]
+    facts: Mapping[str, ImageFacts], problems: Sequence[LabelProblem], options: Mapping[str, Any], mask_advice: str = ""
 ) -> Iterator[Finding]:
     """Findings about single files and labels, those that stop a training first.
 
@@ -115,6 +115,7 @@ def of_files(
         facts: What was measured of each image.
         problems: What the reader found.
         options: The reader's options, which may already leave out what is wrong.
+        mask_advice: The option that gives wrong values or colours of masks a meaning; "" if none is known.
     """
     by_kind: dict[str, dict[str, None]] = {}
     for measured in facts.values():
@@ -129,6 +130,8 @@ def of_files(
             advice = "They are left out, as you chose." if kind in skipped else finding.advice
             if kind == "wrong label" and not has_masks:
                 advice = advice.partition(" If a value of masks")[0]
+            elif kind == "wrong label" and mask_advice:
+                advice = mask_advice
             yield replace(finding, advice=advice)
 
 

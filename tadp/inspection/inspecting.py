@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from tadp import datasets
 from tadp.datasets.readers.image_folder import FolderDataset
 from tadp.datasets.readers.label_problems import LabelProblem, collected_problems
 from tadp.datasets.readers.labelled_objects import ObjectDataset
+from tadp.datasets.readers.mask_contents import contents_of, labels_advice, palette_advice
 from tadp.datasets.readers.paired_folders import pictures
 from tadp.datasets.readers.splitting import Group
+from tadp.datasets.readers.voc_folder import VOCFolder
 from tadp.datasets.sample import IGNORE_LABEL
 from tadp.errors import DatasetError
 from tadp.files.atomic import remove_leftovers, replace_file
@@ -30,6 +32,13 @@ from tadp.inspection.image_facts import ImageFacts, measure
 from tadp.inspection.inspection_report import ClassCount, Finding, Inspection
 
 _UNNAMED = [f"value {value}" for value in range(IGNORE_LABEL)]  # classes whose names are not known
+
+_UNNAMED_FINDING = Finding(
+    "no class names",
+    "The labels do not say how their classes are called.",
+    "Pass class_names=[…], one name per value from 0 (--class-names road,car). If a value of masks "
+    "means no class, such as 11, pass labels={11: 255} (--labels 11=255).",
+)
 
 
 @one_run_per_output
@@ -108,7 +117,7 @@ def inspect(
         depth_m=depth_m,
         findings=(
             *opened.findings,
-            *findings.of_files(facts, opened.problems, options),
+            *findings.of_files(facts, opened.problems, options, _mask_advice(data, facts, options)),
             *findings.of_masks(facts),
             *([] if quick or "depth" not in data.tasks else findings.of_depth(facts, depth_m)),
             *([] if opened.is_unnamed else findings.of_classes(counts, classes, opened.parts)),
@@ -145,21 +154,22 @@ def _open(folder: Path, how: dict[str, Any], options: Mapping[str, Any]) -> _Ope
         try:
             data = datasets.open(folder, **options)
         except DatasetError as error:
-            if error.option != "class_names" or "class_names" in options:
+            if error.option not in ("class_names", "palette") or error.option in options:
                 if problems and error.option is None:  # because of which nothing is left
                     first = f"{len(problems)} problems, the first of them: {problems[0].text}"
                     raise DatasetError(f"{error} {first}") from error
                 raise
             is_unnamed = True
-            data = datasets.open(folder, class_names=_UNNAMED, **options)
-            own.append(
-                Finding(
-                    "no class names",
-                    "The labels do not say how their classes are called.",
-                    "Pass class_names=[…], one name per value from 0 (--class-names road,car). If a value of masks "
-                    "means no class, such as 11, pass labels={11: 255} (--labels 11=255).",
-                )
-            )
+            data = datasets.open(folder, **{**options, "class_names": _UNNAMED})
+            if isinstance(data, VOCFolder):  # whose value 0 is background
+                data = datasets.open(folder, **{**options, "class_names": ["background", *_UNNAMED[1:]]})
+            own.append(_UNNAMED_FINDING)
+            masks = [path for path in data.label_paths.values() if path is not None]
+            advice = palette_advice(masks)
+            if advice:
+                own[-1] = replace(own[-1], text="Nothing says which classes the colours in masks mean.", advice=advice)
+                palette = {color: color for color, _ in contents_of(masks)[0].most_common(IGNORE_LABEL - 1)}
+                data = datasets.open(folder, palette=palette, **options)
         try:
             parts = {name: part.image_ids for name, part in datasets.split(data, **how).items()}
         except DatasetError as error:
@@ -202,6 +212,15 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def _mask_advice(data: FolderDataset, facts: Mapping[str, ImageFacts], options: Mapping[str, Any]) -> str:
+    """The option that makes wrong colours or values of masks classes, in a sentence; "" if there is none."""
+    paths = data.label_paths
+    wrong = [path for key, found in facts.items() if found.fault == "wrong label" and (path := paths[key]) is not None]
+    if "segmentation" not in data.tasks or not wrong or {"labels", "palette"} & options.keys():
+        return ""
+    return palette_advice(wrong, data.class_names) or labels_advice(list(contents_of(wrong)[1]), data.class_names)
 
 
 def _classes_in(data: FolderDataset, image_id: str, facts: ImageFacts) -> set[str]:

@@ -269,3 +269,27 @@ def test_a_mask_in_the_folder_of_another_split_is_not_that_of_an_image(tmp_path)
         pytest.raises(MissingDataError, match=r"masks/val/b\.png is not there"),
     ):
         MaskFolder(tmp_path / "images", tmp_path / "masks", class_names=["a"])
+
+
+def test_values_that_are_not_classes_are_named_with_the_option_that_helps(tmp_path):
+    for name, values in (("a", (0, 127, 127, 0)), ("b", (0, 254, 254, 0))):
+        trees.write_image(tmp_path / f"images/{name}.jpg")
+        trees.write_mask(tmp_path / f"masks/{name}.png", trees.quadrants(*values))
+    names = ["background", "fire", "smoke"]
+    with pytest.raises(
+        DatasetError, match=r"a\.png has pixels of value 127, .*labels={127: 1, 254: 2} \(--labels 127=1,254=2\)"
+    ):
+        datasets.open(tmp_path, class_names=names)[0]
+    assert len(np.unique(datasets.open(tmp_path, class_names=names, labels={127: 1, 254: 2})[1].mask)) == 2
+
+
+def test_the_names_of_a_palette_are_the_classes(tmp_path):
+    trees.write_image(tmp_path / "images/a.jpg")
+    (tmp_path / "masks").mkdir()
+    colors = np.array([(0, 0, 0), (7, 73, 80)], np.uint8)[trees.quadrants(0, 1, 1, 0)]
+    Image.fromarray(colors).save(tmp_path / "masks/a.png")
+    with pytest.raises(DatasetError, match=r"masks is not known: its masks are coloured.*#074950 \(50\.0%"):
+        datasets.open(tmp_path)
+    data = datasets.open(tmp_path, palette={"#000000": "ground", "#074950": "wolf"})
+    assert data.class_names == ("ground", "wolf")
+    assert np.array_equal(data[0].mask, trees.quadrants(0, 1, 1, 0))

@@ -349,3 +349,45 @@ def test_an_xml_file_of_another_split_or_a_mask_is_not_taken(tmp_path):
         pytest.raises(MissingDataError, match=r"1 of 2 images have no XML file, .*val/b\.jpg"),
     ):
         VOCFolder(tmp_path)
+
+
+@pytest.fixture
+def colored(tmp_path):
+    """Coloured masks in the layout of Pascal VOC, without labelmap.txt."""
+    trees.write_image(tmp_path / "JPEGImages/a.jpg")
+    (tmp_path / "SegmentationClass").mkdir()
+    colors = np.array([(0, 0, 0), (224, 64, 64), (224, 224, 192)], np.uint8)[trees.quadrants(0, 1, 2, 0)]
+    Image.fromarray(colors).save(tmp_path / "SegmentationClass/a.png")
+    return tmp_path
+
+
+def test_coloured_masks_without_label_map_take_a_palette(colored):
+    with pytest.raises(
+        DatasetError,
+        match=r"palette of VOCFolder .*is not known.*#000000 \(50\.0% .*#e04040 \(25\.0% .*--palette '#000000=back",
+    ) as error:
+        VOCFolder(colored)
+    assert error.value.option == "palette"
+    unknown = {"#e0e0c0": 255}
+    for options in (
+        {"palette": {"#000000": "background", (224, 64, 64): "cheetah"} | unknown},
+        {"palette": {"#000000": "background", "#e04040": "big cat"} | unknown, "class_names": {"big cat": "cheetah"}},
+        {"palette": {"#000000": 0, "#e04040": 1} | unknown, "class_names": ["cheetah"]},
+    ):
+        data = datasets.open(colored, **options)
+        assert data.class_names == ("background", "cheetah")
+        assert np.array_equal(data[0].mask, trees.quadrants(0, 1, 255, 0))
+        assert data.classes_in("a") == {"background", "cheetah"}
+    data = VOCFolder(colored, class_names=["background", "cheetah"], palette=["#000000", "#e04040"])
+    with pytest.raises(DatasetError, match=r"whose colour is not in the palette .*\(224, 224, 192\)"):
+        data[0]
+
+
+def test_values_of_voc_masks_get_a_meaning(tmp_path):
+    trees.write_image(tmp_path / "JPEGImages/a.jpg")
+    trees.write_mask(tmp_path / "SegmentationClass/a.png", trees.quadrants(0, 127, 254, 0))
+    names = ["background", "fire", "smoke"]
+    with pytest.raises(DatasetError, match=r"127 means fire and 254 means smoke, .*\(--labels 127=1,254=2\)"):
+        VOCFolder(tmp_path, class_names=names)[0]
+    data = VOCFolder(tmp_path, class_names=names, labels={127: 1, 254: 2})
+    assert np.array_equal(data[0].mask, trees.quadrants(0, 1, 2, 0))

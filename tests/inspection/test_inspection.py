@@ -697,3 +697,25 @@ def test_options_that_do_not_fit_are_wrong_usage(tmp_path):
     done = CliRunner().invoke(app, ["data", str(tmp_path), "--labels", "9:255"])
     assert done.exit_code == 2
     assert "labels are written as 11=255,12=0" in done.output
+
+
+@pytest.mark.parametrize("images", ["images", "JPEGImages"])
+def test_colours_without_names_are_counted_and_a_palette_is_suggested(tmp_path, images):
+    root = masks(tmp_path)
+    for path in (root / "masks").iterdir():
+        save(path, np.array([(0, 0, 0), (224, 64, 64)], np.uint8)[two_classes()])
+    if images == "JPEGImages":
+        (root / "images").rename(root / "JPEGImages")
+        (root / "masks").rename(root / "SegmentationClass")
+    inspection = inspect(root)
+    assert inspection.layout == ("MaskFolder" if images == "images" else "VOCFolder")
+    assert "#e04040" in [row.name for row in inspection.classes if row.images == 10]
+    assert "(--palette '#000000=background,#e04040=class1')" in only(inspection, "no class names")
+    finding = only(inspect(root, class_names=["background", "ball"]), "wrong label")
+    assert "--palette '#000000=background,#e04040=ball'" in finding
+
+
+def test_values_that_are_not_classes_are_suggested_as_labels(tmp_path):
+    for path in (masks(tmp_path) / "masks").iterdir():
+        save(path, two_classes() * 127)
+    assert "(--labels 127=1)" in only(inspect(tmp_path, class_names=NAMES), "wrong label")

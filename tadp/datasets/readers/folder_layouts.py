@@ -9,6 +9,7 @@ from typing import Any
 from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames, new_names
 from tadp.datasets.readers.depth_folder import DEPTH_SUFFIXES
+from tadp.datasets.readers.mask_contents import palette_advice, palette_names
 from tadp.datasets.readers.mask_folder import MaskFolder
 from tadp.datasets.readers.paired_folders import MASK_FOLDERS, files_below, pictures
 from tadp.datasets.readers.voc_folder import mask_classes
@@ -71,8 +72,13 @@ def open_masks(folders: Mapping[str, Any], *, class_names: ClassNames | None = N
     masks = folders["masks"]
     first = next(iter(masks.values())) if isinstance(masks, Mapping) else masks
     found = None if {"labels", "palette"} & options.keys() else found_classes(first)
+    class_names = class_names or palette_names(options.get("palette")) or None
     if found is None:
         if class_names is None or isinstance(class_names, Mapping):
+            advice = "" if "palette" in options else palette_advice(pictures(first))
+            if advice:
+                message = f" of {first} is not known: its masks are coloured pictures. {advice}"
+                raise DatasetError("the ", Argument("palette"), message)
             raise DatasetError(
                 f"the masks in {first} do not say how their classes are called. Pass ",
                 Argument("class_names", ...),

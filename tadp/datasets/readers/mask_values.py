@@ -18,6 +18,7 @@ from tadp.datasets.readers.label_files import (
     is_scaled,
     to_classes,
 )
+from tadp.datasets.readers.mask_contents import contents_of, labels_advice
 from tadp.datasets.sample import IGNORE_LABEL, Sample, nearest, sides
 from tadp.errors import Argument, DatasetError, ImageError, OptionError
 from tadp.files.checks import check_ordered, check_whole
@@ -136,15 +137,24 @@ class MaskValues:
             check_label_size(sample, where, stored.values.shape[:2], kind="a mask")
             return _from_colors(stored.values, self.colors, where, name)
         values = checked_mask(stored.values, sample, where)
-        if not stored.palette:
-            return to_classes(values, self.table, where, name=name)
-        self._check_palette(np.unique(values).tolist(), stored.palette, where)
+        if stored.palette:
+            self._check_palette(np.unique(values).tolist(), stored.palette, where)
         try:
             return to_classes(values, self.table, where, name=name)
         except DatasetError as error:
-            raise DatasetError(
-                *error.args, " It has a palette; if its colours say the class, pass ", Argument("palette", ...), "."
-            ) from error
+            if stored.palette:
+                colors = " It has a palette; if its colours say the class, pass "
+                raise DatasetError(*error.args, colors, Argument("palette", ...), ".") from error
+            beside = sorted(where.parent.glob(f"*{where.suffix}")) if isinstance(where, Path) else []
+            used = {*contents_of(beside)[1], *np.unique(values).tolist()}
+            advice = labels_advice(list(used), self.class_names) if used.isdisjoint(self._changed) else ""
+            raise DatasetError(*error.args, f" {advice}" if advice else "") from error
+
+    @property
+    def _changed(self) -> set[int]:
+        """The values that already have another meaning than that of their number."""
+        known = np.flatnonzero(self.table >= 0)
+        return {int(value) for value in known if self.table[value] != value}
 
     def _check_palette(self, used: Sequence[int], palette: Sequence[tuple[int, ...]], where: Path | str) -> None:
         """Refuse an index that is another colour in another mask."""

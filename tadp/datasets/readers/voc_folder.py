@@ -9,17 +9,18 @@ import numpy as np
 
 from tadp.captions.records import shown
 from tadp.datasets.readers.class_choice import ClassNames, fixed_value
-from tadp.datasets.readers.data_options import BadLabels, Unpaired
+from tadp.datasets.readers.data_options import BadLabels, Palette, Unpaired
 from tadp.datasets.readers.image_folder import Captions, OnError, Record, TaskName
 from tadp.datasets.readers.label_files import Annotation, read_objects
 from tadp.datasets.readers.label_problems import kept
 from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset, with_labels
+from tadp.datasets.readers.mask_contents import palette_advice, palette_names
 from tadp.datasets.readers.mask_values import MaskValues, of_one_size
 from tadp.datasets.readers.outlines import Box
 from tadp.datasets.readers.paired_folders import files_below, keyed, keyed_by_image, photographs, pictures, splits_of
 from tadp.datasets.readers.splitting import NameIndex, find_listed, split_name
 from tadp.datasets.sample import IGNORE_LABEL, Sample
-from tadp.errors import DatasetError, MissingDataError
+from tadp.errors import Argument, DatasetError, MissingDataError
 from tadp.files.checks import check_choice, read_lines
 from tadp.language.unicode_forms import composed
 
@@ -56,6 +57,9 @@ class VOCFolder(ObjectDataset):
         class_names: None, the default, takes all classes as they are named. A sequence has the classes in the order of
             their indices; objects of other classes are left out, with a warning. A mapping such as {"Dog": "dog"}
             renames classes; those with the name None are left out.
+        labels: The meanings of values in masks that are not class indices; see `MaskFolder`.
+        palette: The colours of the classes, if masks are coloured pictures and labelmap.txt does not name them; see
+            `MaskFolder`. Without `class_names`, the classes are those of the palette.
         captions: A `CaptionTable` or another mapping from image id to caption. None gives samples without captions.
         on_error: What happens if an image cannot be read. "raise" raises an error that names the file. "skip" warns and
             returns the next readable image; use it only in training. See `FolderDataset`.
@@ -81,6 +85,8 @@ class VOCFolder(ObjectDataset):
         *,
         task: TaskName | None = None,
         class_names: ClassNames | None = None,
+        labels: Mapping[int, int] | None = None,
+        palette: Palette | None = None,
         captions: Captions | None = None,
         on_error: OnError = "raise",
         unpaired: Unpaired = "raise",
@@ -95,8 +101,10 @@ class VOCFolder(ObjectDataset):
         for key, path in annotations.items():
             with kept("wrong label"):
                 read[key] = read_objects(path)
-        stored = mask_classes(root)
+        stored = mask_classes(root) if labels is None and palette is None else {}
         is_named = isinstance(class_names, Sequence)
+        if not is_named and not stored:
+            stored = {label: number for number, label in enumerate(palette_names(palette))}
         reads_masks = _reads_masks(root, task, images, masks, read, has_names=bool(stored) or is_named, name=name)
         if reads_masks and not stored and class_names is not None:
             names = [label for label in class_names if fixed_value(label) is None]
@@ -134,7 +142,17 @@ class VOCFolder(ObjectDataset):
         self.resizes_labels = resize_labels
         self._values = None
         if reads_masks:
-            self._values = replace(_mask_values(stored, self._value, self.class_names), resize=resize_labels)
+            meanings = _mask_values(stored, self._value, self.class_names)
+            if labels is not None or palette is not None:
+                if isinstance(palette, Mapping):
+                    palette = {color: self._index_of_label(label) for color, label in palette.items()}
+                meanings = MaskValues.of(self.class_names, labels, palette)
+            self._values = replace(meanings, resize=resize_labels)
+
+    def _index_of_label(self, label: int | str) -> int | str:
+        """The value of a class of a palette, also after it got another name."""
+        is_known = isinstance(label, str) and (label in self._index_of or fixed_value(label) is not None)
+        return self._value(label) if is_known and isinstance(label, str) else label
 
     def classes_in(self, image_id: str) -> set[str] | None:
         path = self._masks.get(image_id)
@@ -228,9 +246,15 @@ def _reads_masks(
         if not masks:
             raise MissingDataError(f"{name} has no masks: no PNG files in {root / 'SegmentationClass'}.")
         if not has_names:
+            advice = palette_advice(list(masks.values()))
+            if advice:
+                message = f" of {name} is not known: its masks are coloured pictures. {advice}"
+                raise DatasetError("the ", Argument("palette"), message)
             raise DatasetError(
                 f"{name} has masks in SegmentationClass, but no labelmap.txt or class_names.txt with class names. "
-                'Pass class_names=["background", …] (--class-names background,…) in the order of the values in masks.'
+                "Pass ",
+                Argument("class_names", ...),
+                ", background and the names in the order of the values in masks.",
             )
         return True
     return task is None and has_names and masks.keys() >= images.keys()
