@@ -15,6 +15,7 @@ CombineTimesteps = Literal["mean", "concatenate"]
 Value = TypeVar("Value")
 _FLAGS = ("scale_latents", "sample_posterior", "imagenet_pixels", "detach_attention", "record_heads", "text_adapter")
 _MOST_TOKENS = 2**16
+_MOST_SAMPLES = 10_000
 _SEEDS = 2**63
 
 
@@ -31,12 +32,13 @@ class BackboneOptions:
         combine_timesteps: How the maps of several timesteps are combined: "mean" averages them, "concatenate"
             concatenates their channels in the order of the timesteps. Attention is always averaged.
         noise_samples: Number of noise samples over which features are averaged; the same noise is added to every image.
-            With 0, no noise is added.
+            With 0, no noise is added. At most 10,000.
         noise_seed: Seed of the noise.
         scale_latents: Whether latents are multiplied by the VAE's scaling factor (0.18215 in Stable Diffusion 1.x), as
             in the base model's training.
         sample_posterior: Whether latents are sampled from the VAE's posterior, as in the paper's released code. If not,
-            its mode is used, and the same image always gives the same features.
+            its mode is used, and the same image always gives the same features. Task models use the same random numbers
+            for every prediction.
         imagenet_pixels: Whether the VAE gets pixels normalised by ImageNet's mean and standard deviation, as in the
             training of the paper's released detection and Cityscapes models. If not, it gets pixels in [-1, 1], for
             which it was made.
@@ -108,6 +110,8 @@ class BackboneOptions:
         check_choice(self.combine_timesteps, get_args(CombineTimesteps), name="combine_timesteps")
         if not 0 <= self.noise_seed < _SEEDS:
             raise ValueError(f"noise_seed must be from 0 to 2**63 - 1; got {self.noise_seed}.")
+        if self.noise_samples > _MOST_SAMPLES:
+            raise OptionError(Argument("noise_samples"), f" must be {_MOST_SAMPLES} at most; got {self.noise_samples}.")
         if self.text_length is not None and self.text_length > _MOST_TOKENS:
             raise OptionError(Argument("text_length"), f" must be {_MOST_TOKENS} at most; got {self.text_length}.")
         if self.noise_samples and not self.scale_latents:

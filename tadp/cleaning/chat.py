@@ -31,6 +31,7 @@ _MAY_PASS = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _FOR_ALL = {401, 403, 404, 405}  # every other request would get the same response
 _HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity", "User-Agent": "tadp"}
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+_NAMES_KEY = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|AUTH)\d*(?:_|$)")  # in the name of a variable
 _SHORT = 8  # characters; shorter keys, such as "ollama" or "EMPTY", are not secret and may be part of a longer word
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\(.)", re.DOTALL)
 
@@ -97,7 +98,13 @@ class Key:
         self.variable = variable
 
     def __repr__(self) -> str:
-        return f"Key({self.variable!r})"
+        return f"Key({self.shown!r})"
+
+    @property
+    def shown(self) -> str:
+        """The variable's name for messages; shortened if it may be a key that was passed in place of the name."""
+        is_name = self.variable in os.environ or _NAMES_KEY.search(self.variable)
+        return self.variable if is_name else f"{self.variable[:4]}…"
 
     def __bool__(self) -> bool:
         return bool(os.environ.get(self.variable))
@@ -260,9 +267,9 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _refused(status: int, wait: str | None, key: Key) -> ServerError:
     message = f"the server answers {status} {responses.get(status, '')}".rstrip()
     if status in (401, 403) and key:
-        message += f": it does not accept the key in {key.variable}"
+        message += f": it does not accept the key in {key.shown}"
     elif status in (401, 403):
-        message += f": it requires a key, but {key.variable} is not set"
+        message += f": it requires a key, but {key.shown} is not set"
     return ServerError(
         message, may_pass=status in _MAY_PASS, for_all=status in _FOR_ALL or status < 400, wait_s=_retry_after(wait)
     )

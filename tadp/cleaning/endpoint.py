@@ -154,7 +154,7 @@ class EndpointCleaner(Cleaner):
         if work.server_failure and not work.cleaned:
             raise EndpointError(
                 f"{self.url} gave no usable answer: {work.server_failure}. Check the address, the model's name "
-                f"({self.model!r}) and the key in {self.key_variable}; the captions are unchanged."
+                f"({self.model!r}) and the key in {self._key.shown}; the captions are unchanged."
             )
         return CleaningReport.of_unique(self.domain, texts, work.cleaned, work.failures, untried=work.untried)
 

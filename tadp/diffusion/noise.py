@@ -76,14 +76,14 @@ class NoiseSchedule:
         Raises:
             ModelError: If the scheduler adds noise neither by diffusion nor by flow matching.
         """
-        config = ({"_class_name": "FlowMatch"} if kind == "flow" else ASSUMED_NOISE) if config is None else config
-        name = config.get("_class_name", "")
-        if name.startswith("FlowMatch") or config.get("use_flow_sigmas"):
+        config = _known(config, kind)
+        if _is_flow(config):
             steps = train_steps(config)
             return cls(tuple(1 - t / steps for t in range(steps)), tuple(t / steps for t in range(steps)))
         if not {"beta_schedule", "trained_betas"} & config.keys():
+            name = config.get("_class_name") or "scheduler without betas"
             raise ModelError(
-                f"the model's scheduler is a {name or 'scheduler without betas'}; tadp can only add noise as "
+                f"the model's scheduler is a {name}; tadp can only add noise as "
                 "schedulers with betas (DDPM, DDIM, PNDM, Euler, DPM-Solver …) and FlowMatch schedulers do. Pass "
                 f"noise_samples=0, or correct {SCHEDULER}."
             )
@@ -106,6 +106,23 @@ class NoiseSchedule:
         """
         precision = torch.promote_types(latents.dtype, torch.float32)
         return self.signal[timestep] * latents.to(precision) + self.noise[timestep] * noise.to(precision)
+
+
+def noise_settings(config: Mapping[str, Any] | None, *, kind: Kind) -> dict[str, Any]:
+    """The entries of a scheduler's configuration that determine the noise, as JSON values; see `NoiseSchedule.of`."""
+    config = _known(config, kind)
+    if _is_flow(config):
+        return {"flow": True, "num_train_timesteps": train_steps(config)}
+    return {key: config[key] for key in NOISE_KEYS if config.get(key) is not None and key != "prediction_type"}
+
+
+def _known(config: Mapping[str, Any] | None, kind: Kind) -> Mapping[str, Any]:
+    default = {"_class_name": "FlowMatch"} if kind == "flow" else ASSUMED_NOISE
+    return default if config is None else config
+
+
+def _is_flow(config: Mapping[str, Any]) -> bool:
+    return config.get("_class_name", "").startswith("FlowMatch") or bool(config.get("use_flow_sigmas"))
 
 
 def seeded_noise(latents: Float[Tensor, "b c h w"], *, seed: int, number: int) -> Float[Tensor, "1 c h w"]:

@@ -16,6 +16,7 @@ from tadp._version import __version__
 from tadp.backbone import TADPBackbone
 from tadp.captioner import Captioner
 from tadp.captions.image_ids import ImageList, caption_of
+from tadp.diffusion.noise import noise_settings
 from tadp.errors import Argument, CaptionError, ImageError, OutputError
 from tadp.extract.outputs import done_before, file_digest, write_result
 from tadp.features import Features, Word
@@ -168,6 +169,8 @@ def _settings(
         "max_side_px": max_side_px,
         "tiling": tiling,
     }
+    if backbone.options.noise_samples:
+        settings["scheduler"] = noise_settings(backbone.passes.scheduler, kind=backbone.family.noise_kind)
     return json.loads(json.dumps(settings))
 
 

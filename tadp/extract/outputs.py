@@ -24,8 +24,7 @@ def done_before(
             continue
         changed = [key for key in settings if record["settings"].get(key) != settings[key]]
         if changed:
-            key = changed[0]
-            in_the_way[name] = f"{key} was {brief(record['settings'].get(key))} and is {brief(settings[key])}"
+            in_the_way[name] = _difference(changed[0], record["settings"].get(changed[0]), settings[changed[0]])
         elif image in captions and record["caption"] != captions[image]:
             in_the_way[name] = f"caption was {brief(record['caption'])} and is {brief(captions[image])}"
         elif record["image_sha256"] != digest:
@@ -33,6 +32,14 @@ def done_before(
         else:
             done[image] = record
     return done, in_the_way
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    """Words for two values of a setting; if they are objects whose beginnings are equal, for an entry that differs."""
+    if isinstance(before, dict) and isinstance(now, dict) and brief(before) == brief(now):
+        key = next(key for key in sorted({*before, *now}) if before.get(key) != now.get(key))
+        return _difference(f"{name}.{key}", before.get(key), now.get(key))
+    return f"{name} was {brief(before)} and is {brief(now)}"
 
 
 def brief(value: Any) -> str:

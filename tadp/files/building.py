@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch.overrides import TorchFunctionMode
 
 from tadp.errors import MissingExtraError, ModelError, TADPError
-from tadp.files.checks import check_regular
+from tadp.files.checks import check_regular, is_finite_number
 from tadp.files.schema import HINT, check_types, shown
 
 Built = TypeVar("Built")
@@ -318,8 +318,8 @@ def _numbers(value: Any, key: str, path: Path, depth: int = 0) -> Iterator[int |
         for element in value:
             yield from _numbers(element, key, path, depth + 1)
     elif _is_number(value):
-        if not math.isfinite(value):
-            raise ModelError(f"{path}: {key} must be a finite number; got {value}. {HINT}")
+        if not is_finite_number(value):
+            raise ModelError(f"{path}: {key} must be a finite number; got {shown(value)}. {HINT}")
         yield value
 
 

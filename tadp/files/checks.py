@@ -1,7 +1,7 @@
 """Argument checks that many functions share, and imports of packages that come with an extra."""
 
-import math
 import operator
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from errno import ENOMEM
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tadp.errors import Argument, CorruptFileError, MissingExtraError, OptionError, TADPError
+from tadp.files.schema import shown
 from tadp.language.matching import readable
 from tadp.language.unicode_forms import composed
 
@@ -57,7 +58,8 @@ def check_whole(value: Any, *, name: str, minimum: int | None = 1, unit: str = "
         unit = unit and f" of {unit}s"
         raise TypeError(f"{name} must be a whole number{unit}{note}; got {value!r} ({type(value).__name__}).")
     if minimum is not None and number < minimum:
-        raise OptionError(Argument(name), f" must be {minimum}{unit and f' {unit}'} or more{note}; got {number}.")
+        unit = unit and f" {unit}"
+        raise OptionError(Argument(name), f" must be {minimum}{unit} or more{note}; got {shown(number)}.")
     return number
 
 
@@ -86,8 +88,13 @@ def check_numbers(*, allow_nonfinite: bool = False, **numbers: Any) -> None:
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, Real):
             raise TypeError(f"{name} must be a number; got {number!r} ({type(number).__name__}).")
-        if not allow_nonfinite and not math.isfinite(number):
-            raise OptionError(Argument(name), f" must be a finite number; got {number}.")
+        if not allow_nonfinite and not is_finite_number(number):
+            raise OptionError(Argument(name), f" must be a finite number; got {shown(number)}.")
+
+
+def is_finite_number(number: Any) -> bool:
+    """Whether a number is not NaN, infinite, or a whole number that is too large for a float."""
+    return -sys.float_info.max <= number <= sys.float_info.max
 
 
 def check_choice(

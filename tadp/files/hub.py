@@ -25,6 +25,7 @@ from tadp.files.checks import LARGEST_JSON, check_regular, check_utf8
 from tadp.files.fingerprint import WeightSample, has_weights
 from tadp.files.hub_errors import HUB_ERRORS, why
 from tadp.files.inference import check_process
+from tadp.files.schema import shown
 from tadp.files.weight_ids import check_saved_together
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -291,7 +292,7 @@ def weight_files(folder: Path, base: str, variant: str | None = None) -> list[Pa
     files = _shards(index) if has_shards else [single]
     for path in files:
         if not path.exists():
-            raise _missing_weights(path, variant)
+            raise _missing_weights(path, variant, index if has_shards else None)
         check_readable(path)
     return files
 
@@ -324,9 +325,20 @@ def has_weights_of(folder: Path, base: str, variant: str | None) -> bool:
 
 def _shards(index: Path) -> list[Path]:
     """The files that an index lists, all in its folder, or, as in the hub's cache, where the index itself is."""
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+    content = read_json(index)
+    names = content.get("weight_map")
+    if not isinstance(names, dict) or not names:
         raise CorruptFileError(f"{index} has no weight_map from weights to files. Get the file again.")
+    if not isinstance(content.get("metadata", {}), dict):
+        raise CorruptFileError(
+            f"{index}: metadata must be an object; got {shown(content['metadata'])}. Get the file again."
+        )
+    for weight, name in names.items():
+        if not isinstance(name, str):
+            raise CorruptFileError(
+                f"{index} has no weight_map from weights to files; {shown(weight)} is in {shown(name)}. Get the file "
+                "again."
+            )
     homes = index.parent.resolve(), index.resolve().parent
     files = [index.parent / name for name in sorted(set(names.values()))]
     for path in files:
@@ -371,7 +383,9 @@ def check_readable(path: Path) -> None:
     check_saved_together(path, own)
 
 
-def _missing_weights(path: Path, variant: str | None) -> ModelError:
+def _missing_weights(path: Path, variant: str | None, index: Path | None) -> ModelError:
+    if index is not None:
+        return MissingFileError(f"no {path.name} in {path.parent}, but {index.name} lists it. Get the model again.")
     names = sorted(entry.name for entry in path.parent.iterdir())
     pickles = [name for name in names if name.endswith(_PICKLES)]
     if pickles and not any(name.endswith(".safetensors") for name in names):

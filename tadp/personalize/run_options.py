@@ -1,12 +1,12 @@
 """`RunOptions`: the options of a training run, which are the same for learning a token and for DreamBooth."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from tadp.errors import Argument, CaptionError, OptionError
-from tadp.files.checks import check_ordered, check_whole
+from tadp.files.checks import check_ordered, check_whole, is_finite_number
+from tadp.files.schema import shown
 
 if TYPE_CHECKING:  # the command line reads this file's options, and torch takes seconds to load
     import torch
@@ -140,5 +140,5 @@ def check_number(name: str, value: object, *, or_zero: bool = False) -> None:
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number; got {value!r} ({type(value).__name__}).")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not or_zero):
-        raise OptionError(Argument(name), f" must be {'0 or more' if or_zero else 'above 0'}; got {value}.")
+    if not is_finite_number(value) or value < 0 or (value == 0 and not or_zero):
+        raise OptionError(Argument(name), f" must be {'0 or more' if or_zero else 'above 0'}; got {shown(value)}.")

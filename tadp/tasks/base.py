@@ -226,7 +226,10 @@ class TaskModel(nn.Module, Pushable):
         if latents is not None:
             features = self.backbone.extract(latents, text, image_size=image_size, truncate=True)
         elif images is not None:
-            features = self.backbone(images, text, truncate=True)
+            # Sampled latents of a prediction must not change the random numbers of a training in another thread.
+            draws = self.backbone.options.sample_posterior and not self.training
+            generator = torch.Generator().manual_seed(0) if draws else None
+            features = self.backbone(images, text, truncate=True, generator=generator)
         else:
             raise ValueError("pass images, or latents of them.")
         dtype = next(self.head.parameters()).dtype

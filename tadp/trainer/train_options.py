@@ -1,6 +1,5 @@
 """`TrainOptions`: the options of a training run, from which the command line is derived."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Any, Literal, get_args
 
 from tadp.datasets.readers.data_options import DataOptions
 from tadp.errors import Argument, OptionError
-from tadp.files.checks import check_choice, check_whole
+from tadp.files.checks import check_choice, check_whole, is_finite_number
+from tadp.files.schema import shown
 
 TaskName = Literal["segmentation", "depth", "detection"]
 TuneName = Literal["head", "lora", "all"]
@@ -134,8 +134,8 @@ class TrainOptions(DataOptions):
             raise OptionError("pass ", Argument("steps"), " or ", Argument("epochs"), ", not both.")
         for name in ("lr", "max_depth_m"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise OptionError(Argument(name), f" must be above 0; got {value}.")
+            if value is not None and not (is_finite_number(value) and value > 0):
+                raise OptionError(Argument(name), f" must be above 0; got {shown(value)}.")
         for name in ("ema", "fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(Argument(name), f" must be from 0 to below 1; got {getattr(self, name)}.")

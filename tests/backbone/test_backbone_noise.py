@@ -371,6 +371,7 @@ def test_info_tells_timesteps_noise_and_channels(model, tmp_path):
             r"timestep must be from 0 to 49; got 50",
         ),
         ({"noise_samples": -1}, r"noise_samples must be 0 or more; got -1"),
+        ({"noise_samples": 10**12}, r"noise_samples must be 10000 at most; got 1000000000000"),
         ({"noise_seed": -1, "noise_samples": 1}, r"noise_seed must be from 0 to 2\*\*63 - 1; got -1"),
         ({"noise_seed": 2**63}, r"noise_seed must be from 0 to 2\*\*63 - 1; got 9223372036854775808"),
         ({"combine_timesteps": "sum"}, r"combine_timesteps must be one of mean, concatenate; got 'sum'"),

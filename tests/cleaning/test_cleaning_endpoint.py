@@ -431,6 +431,17 @@ def test_a_missing_key_is_named(monkeypatch):
             cleaner(server.url).clean("a dog")
 
 
+def test_a_key_that_looks_like_the_name_of_a_variable_is_not_shown_whole():
+    mistaken = "AKIA5SECRET7EXAMPLE"
+    with serving(lambda server, handler, captions: (401, {})) as server:
+        endpoint = cleaner(server.url, key_variable=mistaken)
+        with pytest.raises(EndpointError, match=r"it requires a key, but AKIA… is not set") as raised:
+            endpoint.clean("a dog")
+        assert mistaken not in f"{raised.value} {endpoint!r} {endpoint._key!r}"
+        with pytest.raises(EndpointError, match=r"but MY_TOKEN_2 is not set"):
+            cleaner(server.url, key_variable="MY_TOKEN_2").clean("a dog")
+
+
 def test_the_key_is_shown_nowhere(caplog, capfd):
     """The key is in no repr, log, message or chain of errors, even if the server sends it back."""
     caplog.set_level(logging.DEBUG)

@@ -285,6 +285,26 @@ def test_a_token_for_two_text_encoders_is_installed_in_both(backbones, tmp_path,
         CaptionModifier("<toy>, {caption}", token=token, embedding=vectors).install(backbones["SD 3"])
 
 
+def test_each_vector_of_a_token_for_two_text_encoders_reaches_the_embeddings_and_the_pooled_one(backbones):
+    backbone = backbones["SDXL"]
+    vectors = torch.randn(2, 2 * WIDTH, generator=torch.Generator().manual_seed(0))
+
+    def encoded(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        with CaptionModifier("a <toy>, {caption}", token="<toy>", embedding=vectors).install(backbone):
+            text = backbone.encode_text("a <toy> dog")
+        return text.embeddings[..., :WIDTH], text.embeddings[..., WIDTH:], text.pooled
+
+    before = encoded(vectors)
+    for row in (0, 1):
+        for columns, changed in ((slice(WIDTH), [True, False, False]), (slice(WIDTH, None), [False, True, True])):
+            other = vectors.clone()
+            other[row, columns] += 1
+            after = encoded(other)
+            assert [not torch.equal(a, b) for a, b in zip(before, after, strict=True)] == changed
+            # "<|startoftext|> a" comes first, and attention is causal.
+            assert all(torch.equal(a[:, :2], b[:, :2]) for a, b in zip(before[:2], after[:2], strict=True))
+
+
 def test_tensors_of_a_token_that_do_not_belong_together_are_refused(tmp_path):
     for tensors, message in (
         ({"clip_l": torch.zeros(2, 4), "clip_g": torch.zeros(3, 4)}, "the same number of vectors"),

@@ -276,10 +276,20 @@ def test_a_folder_without_a_lora_and_a_damaged_file_are_named(model_source, tmp_
         ("unet.alpha_pattern", {"(a+)+$": 4}, "not patterns"),
         ("unet.rank_pattern", {".*to_q": 4}, "not patterns"),
         ("unet.target_modules", "(x+x+)+y", "not patterns"),
-        ("unet.rank_pattern", {"to_q": 10**9}, r"must be a number from 0 to \d+; got 1000000000"),
+        ("unet.rank_pattern", {"to_q": 10**9}, r"must be a number from 1 to \d+; got 1000000000"),
         ("unet.lora_alpha", float("inf"), "must be a number from 0 to inf; got inf"),
-        ("unet.r", "two", r"must be a number from 0 to \d+; got 'two'"),
+        ("unet.r", "two", r"must be a number from 1 to \d+; got 'two'"),
         ("unet.alpha_pattern", [1], r"must be an object; got \[1\]"),
+        (
+            "unet.lora_alpha",
+            10**400,
+            "must be a number from 0 to inf; got a number of more than 90",
+        ),
+        ("unet.r", 0, r"must be a number from 1 to \d+; got 0"),
+        ("unet.r", 1.5, r"must be a whole number; got 1\.5"),
+        ("unet.use_rslora", "no", "must be true or false; got 'no'"),
+        ("unet.layers_to_transform", [[1]], r"must be a list of whole numbers.* got \[\[1\]\]"),
+        ("unet.init_lora_weights", [], r"must be true or false or a text or null; got \[\]"),
     ],
 )
 def test_settings_with_patterns_or_impossible_numbers_are_refused(setting, value, message, tmp_path):
@@ -289,4 +299,30 @@ def test_settings_with_patterns_or_impossible_numbers_are_refused(setting, value
     path = tmp_path / "lora.safetensors"
     save_file(factors, path, {"lora_adapter_metadata": json.dumps({"unet.r": 2, "unet.lora_alpha": 2, setting: value})})
     with pytest.raises(ModelError, match=rf"lora\.safetensors: {setting} .*{message}"):
+        TADPBackbone.from_pretrained(tmp_path / "model", lora=path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("lora_dropout", "many"), ("bias", 3), ("task_type", "x"), ("modules_to_save", [None]), ("peft_type", [])],
+)
+def test_settings_about_training_do_not_matter(setting, value, tmp_path):
+    build_family("SD 2.x", tmp_path / "model")
+    factors = {f"unet.{name}": tensor for name, tensor in lora_of(build_pipeline("SD 2.x").unet).items()}
+    weights = []
+    for number, more in enumerate(({}, {f"unet.{setting}": value})):
+        settings = {"unet.r": 2, "unet.lora_alpha": 2, "unet.target_modules": ["to_q", "to_v"]} | more
+        path = tmp_path / f"{number}.safetensors"
+        save_file(factors, path, {"lora_adapter_metadata": json.dumps(settings)})
+        weights.append(TADPBackbone.from_pretrained(tmp_path / "model", lora=path).unet.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_settings_that_peft_refuses_are_named(tmp_path):
+    build_family("SD 2.x", tmp_path / "model")
+    factors = {f"unet.{name}": tensor for name, tensor in lora_of(build_pipeline("SD 2.x").unet).items()}
+    settings = {"unet.r": 2, "unet.lora_alpha": 2, "unet.target_modules": ["to_q"], "unet.init_lora_weights": "many"}
+    path = tmp_path / "lora.safetensors"
+    save_file(factors, path, {"lora_adapter_metadata": json.dumps(settings)})
+    with pytest.raises(ModelError, match=r"lora\.safetensors does not describe a LoRA: .*init_lora_weights is 'many'"):
         TADPBackbone.from_pretrained(tmp_path / "model", lora=path)

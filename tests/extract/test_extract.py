@@ -3,6 +3,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tadp.backbone import TADPBackbone
 from tadp.captioner import Captioner
 from tadp.cli import app
 from tadp.datasets.scenes import Scenes
+from tadp.diffusion.noise import ASSUMED_NOISE
 from tadp.errors import CaptionError, ImageError, OutputError
 from tadp.extract import ImageList, extract_images, fingerprint, output_names, shrink
 from tadp.images import read_image
@@ -167,6 +169,28 @@ def test_a_retrained_model_is_another_setting(photos, tmp_path):
     assert fingerprint(backbone) != before
     with pytest.raises(OutputError, match="weights was"):
         run(backbone, photos / "pets", tmp_path / "out")
+
+
+def test_another_scheduler_is_another_setting_if_noise_is_added(backbone, photos, tmp_path):
+    parts = {"unet": backbone.unet, "vae": backbone.vae, "text_encoder": backbone.text_encoder}
+
+    def noisy(**changes: Any) -> TADPBackbone:
+        return TADPBackbone(**parts, scheduler=ASSUMED_NOISE | changes, timestep=261, noise_samples=1)
+
+    image = photos / "pets" / "s0.png"
+    run(noisy(), image, tmp_path / "out")
+    assert run(noisy(), image, tmp_path / "out") == {"s0": "skipped"}
+    assert run(noisy(clip_sample=True, prediction_type="v_prediction"), image, tmp_path / "out") == {"s0": "skipped"}
+    for changes, words in (
+        ({"beta_end": 0.02}, r"scheduler\.beta_end was 0\.012 and is 0\.02"),
+        ({"trained_betas": [0.1] * 1000}, r"scheduler\.trained_betas was null and is \[0\.1, "),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, r'scheduler was \{"num_train.* and is \{"flow": true'),
+    ):
+        with pytest.raises(OutputError, match=rf"for s0, {words}.*Pass another folder"):
+            run(noisy(**changes), image, tmp_path / "out")
+    run(TADPBackbone(**parts, scheduler=ASSUMED_NOISE), image, tmp_path / "plain")
+    other = TADPBackbone(**parts, scheduler=ASSUMED_NOISE | {"beta_end": 0.02})
+    assert run(other, image, tmp_path / "plain") == {"s0": "skipped"}
 
 
 def test_another_picture_under_the_same_name_is_noticed(backbone, photos, tmp_path):

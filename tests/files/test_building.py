@@ -16,6 +16,7 @@ from torch import nn
 from tadp import Captioner, TADPBackbone
 from tadp.errors import ModelError
 from tadp.files.building import Sizes, build, check_entries, explained, limited
+from tadp.files.hub import read_json
 from tadp.files.schema import check_types
 
 PATH = Path("model/config.json")
@@ -200,6 +201,12 @@ def test_a_network_that_outgrows_its_weights_is_abandoned():
         nn.Linear(10_000, 10_000, device="meta")
     with pytest.raises(Exception, match="many more tensors than its weights"), limited(Sizes(2, 100, 10)):
         nn.ModuleList(nn.Linear(1, 1) for _ in range(2000))
+
+
+def test_a_number_that_no_float_can_hold_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(f'{{"size": [1, {10**400}]}}')
+    with pytest.raises(ModelError, match=r"config\.json: size must be a finite number; got a number of more than 90"):
+        read_json(tmp_path / "config.json")
 
 
 def test_deep_nesting_is_refused():

@@ -34,6 +34,15 @@ from tadp.personalize import RunOptions
 from tadp.prompts import oracle
 
 
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 10**400, -(10**400)])
+def test_a_number_that_no_float_can_hold_is_not_finite(value):
+    shown = "(nan|-inf|a number of more than 90 digits)"
+    with pytest.raises(OptionError, match=rf"lr must be a finite number; got {shown}"):
+        check_numbers(lr=value)
+    with pytest.raises(OptionError, match=rf"lr must be above 0; got {shown}"):
+        RunOptions(lr=value)
+
+
 @pytest.mark.parametrize("value", [3, np.int64(3), torch.tensor(3), torch.tensor([3])])
 def test_what_python_takes_for_a_whole_number_is_one(value):
     number = check_whole(value, name="steps")

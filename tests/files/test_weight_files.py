@@ -76,6 +76,25 @@ def test_a_weight_map_that_maps_nothing_is_refused(weight_map, tmp_path):
         TADPBackbone.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+@pytest.mark.parametrize("value", [None, True, "x", -1, [], [[1]]])
+def test_metadata_of_an_index_that_are_no_object_are_refused(part, value, tmp_path):
+    folder = build_folder(tmp_path)
+    index = add_shard(folder / part, BASE[part])
+    (folder / part / f"{BASE[part]}.safetensors").unlink(missing_ok=True)
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"metadata": value}))
+    with pytest.raises(CorruptFileError, match=rf"{index.name}: metadata must be an object; got "):
+        TADPBackbone.from_pretrained(folder)
+
+
+def test_a_shard_that_is_missing_is_named_with_its_index(tmp_path):
+    folder = build_folder(tmp_path)
+    index = add_shard(folder / "unet", BASE["unet"])
+    index.with_name("shard.safetensors").unlink()
+    with pytest.raises(MissingFileError, match=rf"no shard\.safetensors in .*unet, but {index.name} lists it"):
+        TADPBackbone.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("name", ["", "part", "a\0b", "a" * 300])
 def test_a_weight_map_with_a_name_that_cannot_be_a_file(name, tmp_path):
     folder = build_folder(tmp_path)

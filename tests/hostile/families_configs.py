@@ -7,6 +7,7 @@ nothing that the model returns.
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -138,12 +139,31 @@ def keys_of(name: str) -> Iterator[Kind]:
     config = CONFIGS[name]
     pairs = [(key, sort) for key in config.keys.split() for sort in VALUES if (key, sort) not in VALID]
     for key, sort in sorted(Random(name).sample(pairs, min(MOST_PER_FAMILY, len(pairs))), key=pairs.index):
-        last = key.removesuffix(".0").rpartition(".")[2]
-        names = (
-            Path(config.file).name.replace(".", r"\."),
-            rf"\b{last.removesuffix('s')}s?\b|do not fit|at line \d+ column",
-        )
-        yield Kind(f"{key} is {sort}", partial(read_changed, config, key, sort), names, same)
+        yield Kind(f"{key} is {sort}", partial(read_changed, config, key, sort), names_of(config, key), same)
+
+
+def names_of(config: Config, key: str) -> tuple[str, str]:
+    """Patterns of the file and the key, which an error must name."""
+    last = key.removesuffix(".0").rpartition(".")[2]
+    return (
+        Path(config.file).name.replace(".", r"\."),
+        rf"\b{last.removesuffix('s')}s?\b|do not fit|at line \d+ column",
+    )
+
+
+@family("keys: further options of task models")
+def task_options() -> Iterator[Kind]:
+    """The options of the constructors that `CONFIGS` does not name, so that no option is left out."""
+    import tadp
+
+    kinds = (tadp.TADPForSemanticSegmentation, tadp.TADPForDepthEstimation, tadp.TADPForObjectDetection)
+    for task, kind in zip(("segmentation", "depth", "detection"), kinds, strict=True):
+        named = CONFIGS[f"{task} model"].keys.split() if f"{task} model" in CONFIGS else []
+        config = Config(task, "config.json", "", partial(predicted, task=task), "")
+        for name in list(signature(kind).parameters)[1:]:  # the first is the backbone
+            for sort in ("list", "object") if f"options.{name}" not in named else ():
+                key = f"options.{name}"
+                yield Kind(f"{task}, {key} is {sort}", partial(read_changed, config, key, sort), names_of(config, key))
 
 
 for name in CONFIGS:

@@ -16,9 +16,10 @@ from tadp.tasks import TADPForDepthEstimation, TADPForObjectDetection, TADPForSe
 CLASSES = ["background", "dog", "red cat"]
 
 
-def segmenter(**options):
+def segmenter(*, sample_posterior: bool = False, **options):
     torch.manual_seed(0)
-    return TADPForSemanticSegmentation(build_backbone(), class_names=CLASSES, window_px=64, **options)
+    backbone = build_backbone(sample_posterior=sample_posterior)
+    return TADPForSemanticSegmentation(backbone, class_names=CLASSES, window_px=64, **options)
 
 
 def depther(**options):
@@ -50,8 +51,9 @@ def break_features(model, *, brighter_than: float = 0.9) -> None:
     model.backbone.vae.forward = broken
 
 
-def test_training_beside_predictions_gives_equal_bits_and_statistics():
-    model, stop = segmenter().train(), threading.Event()
+@pytest.mark.parametrize("samples", [False, True])
+def test_training_beside_predictions_gives_equal_bits_and_statistics(samples):
+    model, stop = segmenter(sample_posterior=samples).train(), threading.Event()
     alone = copy.deepcopy(model)
     modes = [module.training for module in model.modules()]
     results: list[torch.Tensor] = []
@@ -80,6 +82,17 @@ def test_training_beside_predictions_gives_equal_bits_and_statistics():
     assert [module.training for module in model.modules()] == modes
     expected = alone.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_prediction_from_sampled_latents_leaves_the_global_generator_alone():
+    model, plain = segmenter(sample_posterior=True), segmenter()
+    state = torch.get_rng_state()
+    scores = model.predict(images(1, 64, 64), "a dog").scores
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(model.predict(images(1, 64, 64), "a dog").scores, scores)
+    assert not torch.equal(plain.predict(images(1, 64, 64), "a dog").scores, scores)
+    model.train()(images(2, 64, 64), "a dog")
+    assert not torch.equal(torch.get_rng_state(), state)  # a training still draws from it
 
 
 @each_task

@@ -250,7 +250,7 @@ def sound_objects(
     for entry in image.objects:
         if choice is not None and fixed_value(entry.name) is None and choice.index_of[entry.name] is None:
             continue
-        emptiness = _emptiness(entry)
+        emptiness = _emptiness(entry, image.size)
         if emptiness:
             empty.append(f"{entry.where}: {emptiness}")
             continue
@@ -267,7 +267,7 @@ def sound_objects(
     return replace(image, objects=objects)
 
 
-def _emptiness(entry: LabelledObject) -> str:
+def _emptiness(entry: LabelledObject, size: tuple[int, int] | None) -> str:
     """Why an object has no area; "" if it has one."""
     if entry.flaw:
         return entry.flaw
@@ -275,7 +275,7 @@ def _emptiness(entry: LabelledObject) -> str:
         left, top, right, bottom = entry.box
         if right <= left or bottom <= top:
             return f"a box must have an area; got left, top, right, bottom = {_shown(entry.box)}"
-    return "" if entry.outline is None else entry.outline.emptiness()
+    return "" if entry.outline is None else entry.outline.emptiness(size)
 
 
 def _problem(box: Box | None, size: tuple[int, int] | None) -> str:

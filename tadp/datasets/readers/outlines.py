@@ -29,8 +29,8 @@ class Outline(ABC):
         """What is wrong with the outline in an image of a size (height, width), in words; "" if nothing is."""
 
     @abstractmethod
-    def emptiness(self) -> str:
-        """Why the outline has no area, in words; "" if it has one."""
+    def emptiness(self, size: tuple[int, int] | None) -> str:
+        """Why the outline has no area, in words; "" if it has one, or has a `problem` in an image of this size."""
 
     @abstractmethod
     def region(self, size: tuple[int, int]) -> Bool[np.ndarray, "_h _w"]:
@@ -51,7 +51,7 @@ class Polygons(Outline):
     def problem(self, size: tuple[int, int] | None) -> str:
         return "" if all(np.isfinite(polygon).all() for polygon in self.points) else _NOT_FINITE
 
-    def emptiness(self) -> str:
+    def emptiness(self, size: tuple[int, int] | None) -> str:
         return _too_few([len(polygon) for polygon in self.points])
 
     def region(self, size: tuple[int, int]) -> Bool[np.ndarray, "_h _w"]:
@@ -79,7 +79,7 @@ class Drawn(Outline):
     def problem(self, size: tuple[int, int] | None) -> str:
         return "" if np.isfinite(self.corners).all() else _NOT_FINITE
 
-    def emptiness(self) -> str:
+    def emptiness(self, size: tuple[int, int] | None) -> str:
         left, top, right, bottom = self.corners
         return "" if left < right and top < bottom else f"a {self.method} must have an area; it has none"
 
@@ -116,11 +116,11 @@ class CocoOutline(Outline):
             return "a polygon must have x and y in turn; it has an odd number of numbers"
         return "" if all(np.isfinite(polygon).all() for polygon in self.segmentation) else _NOT_FINITE
 
-    def emptiness(self) -> str:
+    def emptiness(self, size: tuple[int, int] | None) -> str:
         if isinstance(self.segmentation, dict):
             counts = self.segmentation.get("counts")  # alternately of background and of the object
             runs = run_lengths(counts) if isinstance(counts, str | list) else []
-            return "" if any(runs[1::2]) or self.problem(None) else _NO_PIXELS
+            return "" if any(runs[1::2]) or self.problem(size) else _NO_PIXELS
         return _too_few([len(polygon) // 2 for polygon in self.segmentation])
 
     def region(self, size: tuple[int, int]) -> Bool[np.ndarray, "_h _w"]:
@@ -173,8 +173,8 @@ class Bitmap(Outline):
             )
         return ""
 
-    def emptiness(self) -> str:
-        return "" if self.plane().any() else _NO_PIXELS
+    def emptiness(self, size: tuple[int, int] | None) -> str:
+        return "" if self.plane().any() or self.problem(size) else _NO_PIXELS
 
     def region(self, size: tuple[int, int]) -> Bool[np.ndarray, "_h _w"]:
         region = np.zeros(size, bool)
@@ -200,8 +200,8 @@ class Group(Outline):
     def problem(self, size: tuple[int, int] | None) -> str:
         return next((text for part in self.parts if (text := part.problem(size))), "")
 
-    def emptiness(self) -> str:
-        return next((text for part in self.parts if (text := part.emptiness())), "")
+    def emptiness(self, size: tuple[int, int] | None) -> str:
+        return next((text for part in self.parts if (text := part.emptiness(size))), "")
 
     def region(self, size: tuple[int, int]) -> Bool[np.ndarray, "_h _w"]:
         return np.logical_or.reduce([part.region(size) for part in self.parts])

@@ -5,6 +5,8 @@ import math
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tadp.diffusion.families import family_of
-from tadp.errors import Argument, MissingFileError, ModelError, OptionError
-from tadp.files.building import Sizes
-from tadp.files.checks import needs
+from tadp.errors import MissingFileError, ModelError
+from tadp.files.building import Sizes, explained
+from tadp.files.checks import check_numbers, is_finite_number, needs
 from tadp.files.hub import HubOptions, check_readable, local_file, local_folder
-from tadp.files.schema import HINT, shown
+from tadp.files.schema import HINT, check_types, shown
 from tadp.files.weight_values import check_finite, check_weights
 
 LORA_NAME = "pytorch_lora_weights.safetensors"  # the name that diffusers writes
@@ -53,8 +55,7 @@ def fuse_lora(unet: Any, encoders: Mapping[str, Any], name: str | Path, *, scale
         ModelError: If the LoRA was trained for another family. The message says what does not fit.
         MissingExtraError: If peft is not installed.
     """
-    if not math.isfinite(scale):
-        raise OptionError(Argument("lora_scale"), f" must be a finite number; got {scale}.")
+    check_numbers(lora_scale=scale)
     path = _lora_file(name, hub)
     prefix = family_of(unet).part
     state, alphas = _read(unet, path)
@@ -70,7 +71,9 @@ def fuse_lora(unet: Any, encoders: Mapping[str, Any], name: str | Path, *, scale
     known = tuple(f"{part}." for part in parts)
     _warn_about_rest([key for key in state if not key.startswith(known)], path)
     if parts[prefix]:
-        _fuse_denoiser(unet, prefix, state, alphas=alphas, metadata=metadata, scale=scale)
+        used = {key: value for key, value in metadata.items() if key.startswith(f"{prefix}.")}
+        with explained(path, used, what="a LoRA") if used else nullcontext():
+            _fuse_denoiser(unet, prefix, state, alphas=alphas, metadata=used, scale=scale)
     for model in (unet, *encoders.values()):
         check_finite(model.named_parameters(), path)  # a huge factor overflows in float16
 
@@ -122,7 +125,7 @@ def _fuse_denoiser(
     lora = family_of(unet).lora(unet)
     load = lora.mixin.load_lora_into_unet if prefix == "unet" else lora.mixin.load_lora_into_transformer
     scales: dict[str, Any] = {"network_alphas": alphas} if lora.takes_alphas else {}
-    if _below(metadata, prefix):
+    if metadata:
         scales = dict.fromkeys(scales) | {"metadata": metadata}  # peft's settings contain the alphas
     with needs("a LoRA needs peft", install="pip install 'tadp[train]'"):
         load(state, **{prefix: unet}, adapter_name=_ADAPTER, **scales)
@@ -157,9 +160,31 @@ def _metadata(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: its lora_adapter_metadata is not JSON: {error}. Get the file again.") from error
     if not isinstance(settings, dict):
         raise ModelError(f"{path}: its lora_adapter_metadata must be an object; got {shown(settings)}. {HINT}")
+    known = signature(_peft_settings).parameters
+    settings = {key: value for key, value in settings.items() if key.rpartition(".")[2] in known}
     for key, value in settings.items():
+        part, _, name = key.rpartition(".")
         _check_setting(key, value, path)
+        check_types({name: value}, _peft_settings, path, below=part)
     return settings
+
+
+def _peft_settings(
+    *,
+    r: int,
+    lora_alpha: float,
+    target_modules: list[str] | str | None,
+    exclude_modules: list[str] | str | None,
+    layers_to_transform: list[int] | int | None,
+    layers_pattern: list[str] | str | None,
+    rank_pattern: dict[str, int] | None,
+    alpha_pattern: dict[str, float] | None,
+    use_rslora: bool,
+    use_dora: bool,
+    lora_bias: bool,
+    init_lora_weights: bool | str | None,
+) -> None:
+    """The settings of peft that change the result, as a schema. The others are about training, and are ignored."""
 
 
 def _check_setting(key: str, value: Any, path: Path) -> None:
@@ -180,11 +205,11 @@ def _check_setting(key: str, value: Any, path: Path) -> None:
                 f"{path}: {key} has {shown(layer)}, but tadp reads only names of layers there, not patterns. Save the "
                 "LoRA with the full names of its layers."
             )
-    most = math.inf if "alpha" in name else Sizes.of([path]).largest
+    least, most = (0, math.inf) if "alpha" in name else (1, Sizes.of([path]).largest)
     for number in numbers:
         is_number = isinstance(number, int | float) and not isinstance(number, bool)
-        if not is_number or not math.isfinite(number) or not 0 <= number <= most:
-            raise ModelError(f"{path}: {key} must be a number from 0 to {most}; got {shown(number)}. {HINT}")
+        if not is_number or not is_finite_number(number) or not least <= number <= most:
+            raise ModelError(f"{path}: {key} must be a number from {least} to {most}; got {shown(number)}. {HINT}")
 
 
 def _below(named: Mapping[str, Any], part: str) -> dict[str, Any]:
