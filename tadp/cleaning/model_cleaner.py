@@ -9,6 +9,7 @@ from tqdm import tqdm
 from tadp.cleaning.answers import AnswerError, check_answer, instruction
 from tadp.cleaning.cleaner import Cleaner, CleaningReport, Kept, keeping, listed, recall
 from tadp.cleaning.domains import Domain, domain_of
+from tadp.errors import ModelError
 from tadp.files.chat_templates import render_chat
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class ModelCleaner(Cleaner):
         self._model = model
         self._tokenizer = tokenizer
         pad_left(tokenizer)
+        if tokenizer.pad_token is None:
+            raise ModelError(
+                f"the tokenizer of {name!r} has neither a pad_token nor an eos_token; set one in tokenizer_config.json."
+            )
 
     @classmethod
     def from_pretrained(

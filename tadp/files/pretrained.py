@@ -17,7 +17,7 @@ from tadp.files.chat_templates import render_chat, template_source
 from tadp.files.checks import check_regular
 from tadp.files.hub import HubOptions, local_folder, read_json, weight_files, without_bars
 from tadp.files.reader_configs import check_generation, check_processor, check_vocabulary
-from tadp.files.schema import HINT, shown
+from tadp.files.schema import HINT, check_types, shown
 from tadp.files.weight_values import check_finite, check_floats
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def load_pretrained(
     from transformers import CONFIG_MAPPING
 
     path = folder / "config.json"
+    check_types(read_json(path), _decoder_entries, path)
     hollow = build(
         lambda values: model_class.from_config(
             config_of(CONFIG_MAPPING[values["model_type"]], values), trust_remote_code=False
@@ -123,6 +124,10 @@ def load_pretrained(
         )
     check_finite(model.named_parameters(), folder)
     return model.requires_grad_(False), reader
+
+
+def _decoder_entries(*, sliding_window: int | None) -> None:
+    """The entries of a config.json that transformers reads only while it writes text, as a schema."""
 
 
 def pad_left(tokenizer: Any) -> None:

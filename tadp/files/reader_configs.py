@@ -188,6 +188,8 @@ def _generation_entries(
     encoder_no_repeat_ngram_size: int | None,
     remove_invalid_values: bool | None,
     guidance_scale: float | None,
+    output_attentions: bool | None,
+    output_hidden_states: bool | None,
 ) -> None:
     """The entries of a generation_config.json that change texts, as a schema."""
 

@@ -1,6 +1,8 @@
 """The cleaner with a local language model: a tiny random one on disk, and a stub that answers correctly."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -136,6 +138,35 @@ def test_folders_that_hold_no_language_model_are_refused(folder, tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(CorruptFileError, match=r"tadp reads safetensors, never pickles"):
         ModelCleaner.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "config.json",
+            {"sliding_window": "x"},
+            r"config\.json: sliding_window must be a whole number.*; got 'x'",
+        ),
+        (
+            "config.json",
+            {"sliding_window": [[1]]},
+            r"config\.json: sliding_window must be a whole number.*; got \[\[1\]\]",
+        ),
+        (
+            "generation_config.json",
+            {"output_hidden_states": [1, "x"]},
+            r"config\.json: output_hidden_states must be",
+        ),
+        ("tokenizer_config.json", {"eos_token": None}, r"has neither a pad_token nor an eos_token; set one in"),
+    ],
+)
+def test_values_that_only_fail_while_text_is_written_are_refused_at_once(folder, tmp_path, file, change, message):
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelError, match=message):
+        ModelCleaner.from_pretrained(tmp_path / "model")
 
 
 def test_numbers_out_of_range_are_refused():
