@@ -223,6 +223,7 @@ def _opened(
         names = {"class_names": OrderedNames(model.class_names, chosen)}
     elif names and "class_names" in passed:
         names = {"class_names": passed["class_names"]}
+    unfit: list[str] = []
     while True:
         try:
             samples = datasets.open(data, task=task.value, **{**stored, **passed, **names})
@@ -230,7 +231,11 @@ def _opened(
         except OptionError as error:  # an option of the run that the reader of this folder lacks
             if error.option not in stored:
                 raise
+            unfit.append(error.option)
             stored = {name: value for name, value in stored.items() if name != error.option}
+    if unfit:
+        layout = type(samples).__name__
+        echo(f"not used for {data}, as {layout} does not take them: the run's options {', '.join(unfit)}", err=True)
     if stored:
         echo(f"reading {data} with these options of the run: {', '.join(stored)}", err=True)
     return samples

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -221,8 +222,13 @@ def of_copies(
     copies = [group for group in groups.values() if len(group) > 1]
     across = [group for group in copies if len({part_of.get(image_id, "") for image_id in group} - {""}) > 1]
     grouped = "Move them into one part."
-    if not has_own_split:
+    if not has_own_split and len({PurePosixPath(image_id).parent for image_id in facts}) > 1:
         grouped = "Keep such images together: pass group=… (--group folder)."
+    elif not has_own_split:
+        grouped = (
+            "Keep such images together: pass group=…, a regular expression for the part of their names that they share "
+            "(--group '^[a-z]+'), or lists=… (--lists)."
+        )
     if across:
         yield Finding(
             "copies across the split",

@@ -18,6 +18,7 @@ from tadp.captions import CaptionTable, Provenance
 from tadp.datasets import IGNORE_LABEL, RenderedScenes, Sample
 from tadp.datasets.readers.data_options import to_json
 from tadp.datasets.readers.named import DATASETS, TaskName, open_dataset
+from tadp.datasets.readers.opening import located
 from tadp.datasets.scenes import Style
 from tadp.datasets.transforms.augmented import SampleSource
 from tadp.errors import Argument, OptionError, TrainingError
@@ -256,7 +257,7 @@ def open_parts(task: str, data: Any, options: TrainOptions) -> DataParts:
         train = train.without_crowds()  # a box around many objects is not an object to learn
     origin = {
         "data": str(Path(data).resolve()) if isinstance(data, str | Path) else None,
-        "reader": {name: to_json(value) for name, value in options.chosen.items()},
+        "reader": {name: to_json(value) for name, value in _located(data, options).items()},
         "images": len(opened.image_ids),
         "train": digest(train.image_ids),
         "contents": contents(parts.values()),
@@ -277,6 +278,10 @@ def _limited(part: Any, options: TrainOptions) -> Any:
 def is_named(data: str | Path, root: Path | None) -> bool:
     """Whether `data` is the name of a data set rather than a folder."""
     return str(data) in DATASETS and (root is not None or not Path(data).exists())
+
+
+def _located(data: Any, options: TrainOptions) -> dict[str, Any]:
+    return located(Path(data), options.chosen) if isinstance(data, str | Path) else options.chosen
 
 
 def open_folder(data: Any, task: str, options: TrainOptions) -> Any:

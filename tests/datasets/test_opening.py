@@ -1,6 +1,7 @@
 """`datasets.open`: names, layouts, and what it says about folders that it does not know."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -130,3 +131,45 @@ def test_masks_that_cannot_be_paired_say_why(tmp_path):
     (tmp_path / "masks/a_L.png").rename(tmp_path / "masks/a.jpg")
     with pytest.raises(MissingDataError, match=r"masks/a.png is not there.*JPEG is not suitable"):
         datasets.open(tmp_path, class_names=["ground", "ball"])
+
+
+def test_a_folder_of_several_data_sets_names_them(masks, tmp_path_factory):
+    outer = tmp_path_factory.mktemp("outer")
+    for name in ("data/lion", "data/tiger"):
+        shutil.copytree(masks, outer / name)
+    with pytest.raises(
+        DatasetError,
+        match=rf"not a data set itself\. .*{outer}/data/lion \(MaskFolder\), .*/data/tiger \(MaskFolder\)\.",
+    ):
+        datasets.open(outer)
+    trees.write_image(outer / "raccoon/images/a.jpg")
+    (outer / "raccoon/annotations").mkdir()
+    (outer / "raccoon/annotations/a.xml").write_text("<annotation/>")
+    with pytest.raises(DatasetError, match=r"several data sets: .*raccoon \(VOCFolder\), .*lion \(MaskFolder\)"):
+        datasets.open(outer)
+
+
+def test_relative_folders_are_also_looked_for_in_that_of_the_data(masks, monkeypatch, tmp_path_factory):
+    (masks / "images").rename(masks / "photos")
+    (masks / "masks").rename(masks / "truth")
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    data = datasets.open(masks, images="photos", masks="truth", class_names=["ground", "ball"])
+    assert {path.parent for path in data.image_paths.values()} == {masks / "photos"}
+    with pytest.raises(MissingDataError, match=rf"masks must be a folder; there is neither .*/truht nor {masks}"):
+        datasets.open(masks, images="photos", masks="truht", class_names=["ground", "ball"])
+
+
+def test_boxes_without_outlines_name_the_masks_next_to_them(tmp_path):
+    for folder in ("images", "masks"):
+        trees.write_image(tmp_path / folder / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "segmentation": []}],
+        "categories": [{"id": 1, "name": "dog"}],
+    }
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    with pytest.raises(
+        DatasetError,
+        match=rf"boxes but no outlines\. There are masks in .*--images {tmp_path}/images --masks {tmp_path}/masks",
+    ):
+        datasets.open(tmp_path, task="segmentation")

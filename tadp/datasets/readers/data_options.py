@@ -21,8 +21,10 @@ class ReaderOptions:
 
     Attributes:
         images: Folder of the images, if a COCO json is not next to them, or if that of images with masks has an unusual
-            name; None is a search.
-        masks: Folder of the masks, if its name is not a usual one; None is a search in the folder.
+            name; None is a search. A relative path starts from the current folder or, if there is no such folder, from
+            that of the data.
+        masks: Folder of the masks, if its name is not a usual one, as a path like that of the images; None is a search
+            in the folder.
         class_names: Names of the classes in their order, car,bus (["car", "bus"] in Python), or new names for those in
             the data, Car=car,dirt= ({"Car": "car", "dirt": None}), where a class without a name is left out; None is
             the names in the data.

@@ -1,7 +1,7 @@
 """Open a data set by its name, or by the layout of its folder."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -16,10 +16,15 @@ from tadp.datasets.readers.labelme import LabelmeFolder, labelme_files
 from tadp.datasets.readers.mask_folder import MaskFolder
 from tadp.datasets.readers.named import DATASETS, open_dataset
 from tadp.datasets.readers.paired_folders import files_below
+from tadp.datasets.readers.splitting import split_name
 from tadp.datasets.readers.voc_folder import VOCFolder
 from tadp.datasets.readers.yolo_config import has_text_labels, yolo_file
 from tadp.datasets.readers.yolo_labels import YoloDataset
 from tadp.errors import Argument, DatasetError, MissingDataError, OptionError
+
+_MOST_FOLDERS = 100  # of a level that are searched for data sets
+_MOST_SHOWN = 8
+_ONE_OF_THEM = "Pass one of these folders. 'One model from several exports' in the documentation says how to join them."
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ def open(
         on_error: What happens if an image cannot be read: "raise" an error, or "skip" it and return the next readable
             image, with a warning; see `FolderDataset`.
         **options: Further arguments of the reader, such as `class_names` or `unpaired`. `masks` and `images` are the
-            folders of masks and of images if they have unusual names; without `images`, that is `path`.
+            folders of masks and of images if they have unusual names; without `images`, that is `path`. A relative path
+            starts from the current folder or, if there is no such folder, from `path`.
 
     Returns:
         The data set, of the class of its reader.
@@ -89,6 +95,7 @@ def open(
         raise MissingDataError(f"{str(path)!r} is neither a folder nor the name of a data set ({', '.join(DATASETS)}).")
     if isinstance(captions, str | Path):
         captions = CaptionTable.open(captions)
+    options = located(folder, options)
     masks = options.pop("masks", None)
     if masks is None:
         layout, arguments = _recognised(folder, task)
@@ -105,7 +112,9 @@ def open(
             raise OptionError(Argument(name), text)
     data = layout.open(*arguments, captions=captions, on_error=on_error, **options)
     if task is not None and task not in data.tasks:
-        raise DatasetError(f"{data!r} has labels for {' and '.join(data.tasks)}, not for {task}.")
+        raise DatasetError(
+            f"{data!r} has labels for {' and '.join(data.tasks)}, not for {task}." + _hint(folder, data, task)
+        )
     if split is None:
         return data
     if split not in data.splits:
@@ -114,11 +123,43 @@ def open(
     return data.subset(data.splits[split])
 
 
+def located(folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a reader, in which `images` and `masks` are folders as seen from the current one.
+
+    Raises:
+        MissingDataError: If there is no such folder, neither in the current folder nor in that of the data.
+    """
+    found = dict(options)
+    for name in ("images", "masks"):
+        value = options.get(name)
+        if value is None or isinstance(value, Mapping) or Path(value).is_dir():
+            continue
+        if not (folder / value).is_dir():
+            text = f" must be a folder; there is neither {Path(value).absolute()} nor {(folder / value).absolute()}."
+            raise MissingDataError(Argument(name), text)
+        found[name] = folder / value
+    return found
+
+
+def _hint(folder: Path, data: FolderDataset, task: TaskName) -> str:
+    """What a data set has instead of the labels for a task."""
+    text = " Its objects have boxes but no outlines." if task == "segmentation" and data.tasks == ("detection",) else ""
+    beside = mask_folders(folder) if task == "segmentation" else None
+    if beside is not None:
+        places = {name: beside[0][name] for name in ("images", "masks")}
+        if not any(isinstance(place, Mapping) for place in places.values()):
+            options = " ".join(f"--{name} {place}" for name, place in places.items())
+            return f"{text} There are masks in {places['masks']}: pass images=… and masks=… ({options})."
+    return f"{text} Train {data.tasks[0]} with them (tadp train {data.tasks[0]})."
+
+
 def _recognised(folder: Path, task: TaskName | None) -> tuple[Layout, tuple[Any, ...]]:
     for layout in LAYOUTS:
         arguments = layout.arguments(folder) if task is None or task in layout.tasks else None
-        if arguments is not None:
+        if arguments is not None and (_has_own_layout(folder, layout) or len(below := _below(folder)) < 2):
             return layout, arguments
+        if arguments is not None:
+            raise DatasetError(f"{folder} is the folder of several data sets: {_listed(below)}. {_ONE_OF_THEM}")
     inside = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     if len(inside) == 1 and inside[0].is_dir():  # an archive that was unpacked into a folder of its name
         return _recognised(inside[0], task)
@@ -127,6 +168,11 @@ def _recognised(folder: Path, task: TaskName | None) -> tuple[Layout, tuple[Any,
     ]
     if others:
         raise DatasetError(f"{folder} has no labels for {task}: its layout is that of {' and '.join(others)}.")
+    below = _below(folder)
+    if below:
+        raise DatasetError(
+            f"{folder} is not a data set itself. Data sets found in it: {_listed(below)}. {_ONE_OF_THEM}"
+        )
     readers = "; ".join(f"{layout.reader} ({layout.looks})" for layout in LAYOUTS)
     raise DatasetError(
         f"the layout of {folder} is not that of a data set: it has {_content(folder)}. Readers: {readers}. "
@@ -135,6 +181,38 @@ def _recognised(folder: Path, task: TaskName | None) -> tuple[Layout, tuple[Any,
         " and ",
         Argument("masks", ...),
         ".",
+    )
+
+
+def _has_own_layout(folder: Path, layout: Layout) -> bool:
+    """Whether a folder has the main file or folders of a layout, rather than label files anywhere below it."""
+    if layout.open is VOCFolder:
+        xml = [path for path in folder.iterdir() if path.name.casefold() == "annotations"]
+        return any(_has(path, ".xml") for path in xml) or (folder / "SegmentationClass").is_dir()
+    return layout.open is not YoloDataset or yolo_file(folder) is not None
+
+
+def _below(folder: Path) -> dict[Path, str]:
+    """The data sets in the subfolders of a folder, down to three levels, and the names of their readers."""
+    found: dict[Path, str] = {}
+    folders = [folder] if folder.is_dir() else []
+    for _ in range(3):
+        below = [path for place in folders for path in sorted(place.iterdir()) if path.is_dir() and path.name[0] != "."]
+        folders = []
+        for path in below[:_MOST_FOLDERS]:
+            layouts = (layout for layout in LAYOUTS if layout.arguments(path) is not None)
+            reader = next((layout.reader for layout in layouts if _has_own_layout(path, layout)), None)
+            if reader is None:
+                folders.append(path)
+            elif split_name(path.name) is None:
+                found[path] = reader
+    return found
+
+
+def _listed(data_sets: Mapping[Path, str]) -> str:
+    texts = [f"{path} ({reader})" for path, reader in data_sets.items()]
+    return ", ".join(texts[:_MOST_SHOWN]) + (
+        f" and {len(texts) - _MOST_SHOWN} more" if len(texts) > _MOST_SHOWN else ""
     )
 
 

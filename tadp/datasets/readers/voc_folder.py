@@ -244,7 +244,8 @@ def _reads_masks(
     has_objects = any(annotation.objects for annotation in read.values())
     if task == "segmentation" or (task is None and masks and not has_objects):
         if not masks:
-            raise MissingDataError(f"{name} has no masks: no PNG files in {root / 'SegmentationClass'}.")
+            hint = " It has boxes: train detection with them (tadp train detection)." if has_objects else ""
+            raise MissingDataError(f"{name} has no masks: no PNG files in {root / 'SegmentationClass'}.{hint}")
         if not has_names:
             advice = palette_advice(list(masks.values()))
             if advice:
