@@ -13,10 +13,10 @@ from torch import nn
 from tadp.assets import tiny_folder
 from tadp.errors import CorruptFileError, MissingFileError, ModelError
 from tadp.files.checks import refuse_pointer
-from tadp.files.hub import HubOptions, without_bars
+from tadp.files.hub import HubOptions, read_json, without_bars
 from tadp.files.inference import uncompiled
 from tadp.files.pretrained import TEXT_TOKENIZER, check_pretrained, find_pretrained, load_pretrained, pad_left
-from tadp.files.schema import HINT
+from tadp.files.schema import HINT, shown
 
 TINY = "tadp-tiny"
 INSTRUCTION = "Describe this image in one sentence."  # the question to a chat model if no prompt is passed
@@ -102,10 +102,13 @@ def load_captioner(folder: Path, name: str, dtype: torch.dtype) -> tuple[nn.Modu
         backend="pil",
     )
     if not isinstance(processor, ProcessorMixin):
+        paths = [folder / file for file in (*_PROCESSOR_FILES, "tokenizer_config.json") if (folder / file).is_file()]
+        classes = {path: read_json(path).get("processor_class") for path in paths}
+        named = ", ".join(f"{shown(value)} in {path}" for path, value in classes.items() if value is not None)
         raise ModelError(
             f"{what} comes with only a {type(processor).__name__}; it needs a processor with a tokenizer and an image "
-            "processor. Check processor_class in its processor_config.json, or save a processor in its folder: "
-            "processor.save_pretrained(folder)."
+            f"processor. Its processor_class is {named or f'missing in {paths[0]}'}. Correct it, or save a processor "
+            "in its folder: processor.save_pretrained(folder)."
         )
     pad_left(processor.tokenizer)  # pyright: ignore[reportAttributeAccessIssue]
     return model, processor
@@ -176,7 +179,8 @@ def _probe(processor: Any) -> None:
 
     if isinstance(processor, ProcessorMixin):
         parts: Any = processor
-        parts.image_processor(images=[Image.new("RGB", (64, 48))], return_tensors="pt")
+        # No side is a multiple of a patch, as in most images.
+        parts.image_processor(images=[Image.new("RGB", (65, 47))], return_tensors="pt")
 
 
 class _ProcessorLoader:

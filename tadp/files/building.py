@@ -32,14 +32,18 @@ _WIDTHS = re.compile(
 )
 _STEPS = re.compile(r"(padding|strides?|kernel|kernel_size|patch_size)$")
 _SIDES = re.compile(r"_px$")
-_POSITIVE = re.compile(r"(scale_factor|scaling_factor|_eps|epsilon|hidden_layers|(^|\.)num_layers)$")
-_COUNTED = re.compile(r"(layers|blocks|depths?|heads?|channels?|dims?|groups|width|(hidden|image|vocab|patch)_size)$")
+_POSITIVE = re.compile(
+    r"(scale_factor|scaling_factor|_eps|epsilon|hidden_layers|(^|\.)(n(um)?_layers?|(hidden|intermediate|vocab)_size))$"
+)
+_COUNTED = re.compile(
+    r"(layers|n_layer|blocks|depths?|heads?|channels?|dims?|groups|width|(hidden|image|vocab|patch)_size)$"
+)
 _LEAST_COUNT, _LEAST_WIDTH, _LARGEST_STEP = 64, 4096, 64  # a small network within these is built in seconds
 _LARGEST_SIDE = 2**16  # of an image or a window, in pixels; that of a JPEG is a little less
 _LARGEST = 2**53  # above this, floats skip whole numbers
 _DEPTH = 16  # levels of nesting; a config of transformers has three or four
 _SECONDS = 1.5  # time for finding the entry that is at fault
-_SHOWN_MESSAGE = 240  # characters of a library's message
+_SHOWN_MESSAGE = 140  # characters of a library's message
 # Names in a config that choose a kernel. Others than these may be downloaded from the hub, and are code.
 _IMPLEMENTATIONS = (None, "eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm")
 _QUANTIZED = (None, "bitsandbytes", "gptq", "quanto", "torchao")
@@ -232,7 +236,7 @@ def misfit(config: Mapping[str, Any], module: torch.nn.Module, files: Iterable[P
     lacking = {size for tensor in module.state_dict().values() for size in tensor.shape} - sizes
     for entry in _entries(config):
         is_size = not re.search(r"(_id|_index)$", entry[0][-1])
-        if is_size and any(_is_number(number) and number in lacking for number in _listed(entry[1])):
+        if is_size and any(isinstance(number, int) and number in lacking for number in _listed(entry[1])):
             return f"{_name(entry)} is {shown(entry[1])}, a size that no weight has. "
     return ""
 
@@ -350,7 +354,11 @@ def _culprit(config: Mapping[str, Any], error: Exception, attempt: Attempt | Non
         else:
             return entry
     named = [entry for entry in suspects if _innocence(entry, message)[0] < 2]
-    empty = [entry for entry in suspects if entry[1] in ([], 0) and not isinstance(entry[1], bool)]
+    empty = [
+        entry
+        for entry in suspects
+        if entry[1] in ([], 0) and not isinstance(entry[1], bool | float) and not entry[0][-1].endswith("_id")
+    ]
     return named[0] if named else empty[0] if len(empty) == 1 else None
 
 
@@ -360,12 +368,14 @@ def _innocence(entry: Entry, message: str) -> tuple[int, int]:
     if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message):
         mentioned = 0
     else:
-        shown_values = [str(part) for part in _listed(value) if not isinstance(part, bool | Mapping | None)]
+        shown_values = [str(part) for part in _listed(value) if part and not isinstance(part, bool | Mapping)]
         mentioned = 1 if any(len(text) > 1 and text in message for text in shown_values) else 2
     if isinstance(value, Mapping):
-        return mentioned, 3
+        return mentioned, 4
+    if _is_number(value) and value <= 0 and isinstance(value, int):
+        return mentioned, 0
     is_odd = isinstance(value, str) or (_is_number(value) and value < 0)
-    return mentioned, 0 if is_odd else 1 if value is None or value == 0 else 2
+    return mentioned, 1 if is_odd else 2 if value is None or value == 0 else 3
 
 
 def _changed(config: Mapping[str, Any], names: tuple[str, ...], value: Any = None) -> dict[str, Any]:

@@ -98,15 +98,14 @@ def load_pretrained(
     from transformers import CONFIG_MAPPING
 
     path = folder / "config.json"
-    check_types(read_json(path), _decoder_entries, path)
-    hollow = build(
-        lambda values: model_class.from_config(
-            config_of(CONFIG_MAPPING[values["model_type"]], values), trust_remote_code=False
-        ),
-        read_json(path),
-        path,
-        what=what,
-    )
+    content = read_json(path)
+    check_types(content, _decoder_entries, path)
+
+    def make(values: Mapping[str, Any]) -> Any:
+        config = config_of(CONFIG_MAPPING[values["model_type"]], values)
+        return model_class.from_config(config, trust_remote_code=False)
+
+    hollow = build(make, content, path, what=what)
     check_generation(folder)
     for file in (path, folder / "generation_config.json"):
         if file.exists():
@@ -118,12 +117,24 @@ def load_pretrained(
     model, report = load_weights(model_class, folder, hollow=hollow, what=what, dtype=dtype, trust_remote_code=False)
     missing = sorted(report["missing_keys"])
     if missing:
-        raise ModelError(
-            f"{what} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}; it would write "
-            "random text. Pass a model that was trained for this."
-        )
+        _refuse_missing(missing, content, path, make, what=what, kind=type(model).__name__)
     check_finite(model.named_parameters(), folder)
     return model.requires_grad_(False), reader
+
+
+def _refuse_missing(
+    missing: Sequence[str], config: Mapping[str, Any], path: Path, make: Callable[..., Any], *, what: str, kind: str
+) -> None:
+    """Raise an error about weights that the files lack, which names the entry of the config that asks for them."""
+
+    def attempt(values: Mapping[str, Any]) -> None:
+        if not build(make, values, path, what=what).state_dict().keys().isdisjoint(missing):
+            raise LookupError
+
+    with explained(path, config, what=what, attempt=attempt):
+        raise ModelError(
+            f"it lacks {len(missing)} weights of a {kind}, such as {missing[0]}; it would write random text"
+        )
 
 
 def _decoder_entries(*, sliding_window: int | None) -> None:

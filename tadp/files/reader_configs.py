@@ -35,19 +35,25 @@ def check_processor(config: Mapping[str, Any], path: Path) -> None:
         if "added_tokens_decoder" in names:  # thousands of them
             continue
         check_types(part, _reader_entries, path, below=".".join(names))
+        if "merge_size" in part:  # the family of Qwen2-VL
+            check_types(part, _patch_entries, path, below=".".join(names))
+        if "width" in part and (part["width"] is None) != (part.get("height") is None):
+            side = "width" if part["width"] is None else "height"
+            raise ModelError(f"{path}: {'.'.join((*names, side))} must be a whole number; got None. {HINT}")
         _check_pixels(part, path, names)
         for key, value in part.items():
             if _SPECIAL.fullmatch(key) and "" in (value, value.get("content") if isinstance(value, Mapping) else None):
                 raise ModelError(f"{path}: {'.'.join((*names, key))} must not be empty. {HINT}")
-    counts_pixels = "merge_size" in str(list(config))  # the family of Qwen2-VL limits pixels, not sides
+    # The family of Qwen2-VL limits pixels, not sides.
+    counts_pixels = any("merge_size" in part for part in (config, *(part for _, part in objects_in(config))))
     for names, number in numbers_in(config, path):
         name = ".".join(names)
         if name.endswith("model_max_length"):  # 1e30 if there is no limit
             continue
         is_side = re.search(r"(height|width|edge|size)$", name) and not (counts_pixels and name.endswith("edge"))
         most = _SIDE if is_side else _TOKENS if re.search(r"(tokens?|len|length|num_\w+)$", name) else _PIXELS
-        if number > most or (is_side and number < 1):
-            least = 1 if is_side else 0
+        least = 1 if re.search(r"(height|width|edge|size|_pixels)$", name) else 0
+        if number > most or (least and number < least):
             raise ModelError(f"{path}: {name} must be from {least} to {most}; got {shown(number)}. {HINT}")
 
 
@@ -224,6 +230,9 @@ def _reader_entries(
     do_normalize: bool | None,
     do_center_crop: bool | None,
     do_convert_rgb: bool | None,
+    do_pad: bool | None,
+    pad_size: int | Mapping | list[int] | None,
+    size_divisor: int | None,
     rescale_factor: float | None,
     resample: int | None,
     image_mean: float | list[float] | None,
@@ -232,6 +241,10 @@ def _reader_entries(
     crop_size: int | Mapping | list[int] | None,
 ) -> None:
     """The entries of tokenizers and processors that are read, as a schema."""
+
+
+def _patch_entries(*, patch_size: int | None, temporal_patch_size: int | None, merge_size: int | None) -> None:
+    """The entries of an image processor that cuts images into patches of any number, as a schema."""
 
 
 def _vocabulary_entries(

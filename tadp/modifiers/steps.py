@@ -119,11 +119,12 @@ def _read_step(folder: Path, number: int, entry: Any, dtype: torch.dtype) -> Ste
             "file again."
         )
     check_types(entry, _step_entries, path, below=place)
+    for key, file in (("has_embedding", _token_file(number)), ("has_unet", "unet/")):
+        if entry[key] and not (folder / file).exists():
+            raise MissingFileError(f"no {file} in {folder}, although {path} has {place}.{key}. Get the modifier again.")
     vectors = None
     if entry["has_embedding"]:
         vectors = read_token(folder / _token_file(number), token=entry["token"]).vectors
-    if entry["has_unet"] and not (folder / "unet").is_dir():
-        raise MissingFileError(f"no unet/ in {folder}, although {path} has {place}.has_unet. Get the modifier again.")
     unet: Any = load_unet(folder, variant=None, dtype=dtype) if entry["has_unet"] else None
     try:
         return new_step(

@@ -346,7 +346,7 @@ def test_missing_weights_are_refused(broken):
     config = json.loads((broken / "config.json").read_text())
     config["text_config"]["num_hidden_layers"] = 3
     (broken / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"lacks .* weights of a BlipForConditionalGeneration"):
+    with pytest.raises(ModelError, match=r"config\.json .*lacks .* weights of a BlipForConditionalGeneration"):
         Captioner.from_pretrained(broken)
 
 

@@ -158,6 +158,14 @@ def test_folders_that_hold_no_language_model_are_refused(folder, tmp_path):
             {"output_hidden_states": [1, "x"]},
             r"config\.json: output_hidden_states must be",
         ),
+        ("config.json", {"n_layer": -1}, r"config\.json: n_layer must be above 0; got -1"),
+        ("config.json", {"n_layer": 0}, r"config\.json: n_layer must be above 0; got 0"),
+        ("config.json", {"n_layer": 2}, r"config\.json does not describe .*: .*it lacks 12 weights of"),
+        (
+            "config.json",
+            {"add_cross_attention": True},
+            r"config\.json does not describe .*: add_cross_attention is True \(it lacks 8 weights of",
+        ),
         ("tokenizer_config.json", {"eos_token": None}, r"has neither a pad_token nor an eos_token; set one in"),
     ],
 )

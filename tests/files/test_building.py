@@ -93,6 +93,12 @@ def test_an_entry_that_cannot_be_used_is_reported_by_file_key_and_value_at_once(
         ("config.json", ("vision_config", "hidden_act"), "swoosh"),
         ("config.json", ("text_config", "bos_token_id"), 10**6),
         ("config.json", ("text_config", "_attn_implementation"), "somebody/kernel"),
+        ("config.json", ("text_config", "hidden_size"), 0),
+        ("config.json", ("text_config", "intermediate_size"), 0),
+        ("processor_config.json", ("processor_class",), "x"),
+        ("processor_config.json", ("image_processor", "image_processor_type"), "a" * 5000),
+        ("processor_config.json", ("image_processor", "pad_size"), "a" * 5000),
+        ("processor_config.json", ("image_processor", "size", "width"), None),
         ("processor_config.json", ("image_processor", "size"), {"height": 10**6, "width": 10**6}),
         ("processor_config.json", ("image_processor", "image_mean"), "grey"),
         ("processor_config.json", ("image_processor", "resample"), 77),
@@ -109,8 +115,10 @@ def test_a_captioner_reports_its_files_in_the_same_way(tmp_path, file, names, va
     (folder / file).write_text(json.dumps(config))
     with pytest.raises(ModelError) as caught:
         Captioner.from_pretrained(folder)
+    assert str(folder) in str(caught.value)
     assert file in str(caught.value)
     assert names[-1] in str(caught.value)
+    assert len(str(caught.value)) < 600
 
 
 SPY = """

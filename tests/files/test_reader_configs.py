@@ -4,7 +4,7 @@ import json
 
 import pytest
 from builders import build_folder
-from builders_captioner import build_blip
+from builders_captioner import build_blip, build_qwen2_vl
 from PIL import Image
 
 from tadp import Captioner, TADPBackbone
@@ -78,6 +78,26 @@ def test_a_captioners_configs_cannot_change_captions_unnoticed(file, change, err
     (folder / file).write_text(json.dumps(content))
     with pytest.raises(ModelError, match=f"{file}.*{error}"):
         Captioner.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"patch_size": 1.5}, "patch_size must be a whole number or null; got 1.5"),
+        ({"temporal_patch_size": [1, "x"]}, r"temporal_patch_size must be a whole number or null; got \[1, 'x'\]"),
+        ({"merge_size": {}}, "merge_size must be a whole number or null; got {}"),
+        ({"merge_size": 0}, "merge_size must be from 1 to"),
+        ({"size": {"shortest_edge": 56, "longest_edge": -1}}, "size.longest_edge must be from 1 to"),
+        ({"do_resize": None}, r"do_resize is None \(ValueError: cannot reshape"),
+    ],
+)
+def test_an_image_processor_of_patches_is_checked_too(change, error, tmp_path):
+    path = build_qwen2_vl(tmp_path) / "preprocessor_config.json"
+    content = json.loads(path.read_text())
+    content |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=rf"preprocessor_config\.json.*{error}"):
+        Captioner.from_pretrained(tmp_path)
 
 
 def test_images_of_another_size_than_the_model_takes_are_explained(tmp_path):

@@ -668,6 +668,8 @@ def test_steps_that_double_a_caption_are_stopped(tmp_path):
         ("token", ["<x>"], r"steps.0.token must be a text or null; got \['<x>'\]"),
         ("has_unet", None, "steps.0.has_unet must be true or false; got None"),
         ("template", "a {dog}", "steps.0: the template 'a {dog}' has a placeholder"),
+        ("has_embedding", True, "has steps.0.has_embedding"),
+        ("has_unet", True, "has steps.0.has_unet"),
     ],
 )
 def test_an_entry_of_another_type_is_named(tmp_path, key, value, message):
@@ -675,5 +677,5 @@ def test_an_entry_of_another_type_is_named(tmp_path, key, value, message):
     config = json.loads((tmp_path / "modifier.json").read_text())
     config["steps"][0][key] = value
     (tmp_path / "modifier.json").write_text(json.dumps(config))
-    with pytest.raises((ModelError, ModifierError), match=rf"modifier\.json.*{message}"):
+    with pytest.raises((ModelError, ModifierError, MissingFileError), match=rf"modifier\.json.*{message}"):
         CaptionModifier.from_pretrained(tmp_path)
