@@ -236,7 +236,7 @@ def misfit(config: Mapping[str, Any], module: torch.nn.Module, files: Iterable[P
     lacking = {size for tensor in module.state_dict().values() for size in tensor.shape} - sizes
     for entry in _entries(config):
         is_size = not re.search(r"(_id|_index)$", entry[0][-1])
-        if is_size and any(isinstance(number, int) and number in lacking for number in _listed(entry[1])):
+        if is_size and any(type(number) is int and number in lacking for number in _listed(entry[1])):
             return f"{_name(entry)} is {shown(entry[1])}, a size that no weight has. "
     return ""
 

@@ -160,6 +160,7 @@ def test_folders_that_hold_no_language_model_are_refused(folder, tmp_path):
         ),
         ("config.json", {"n_layer": -1}, r"config\.json: n_layer must be above 0; got -1"),
         ("config.json", {"n_layer": 0}, r"config\.json: n_layer must be above 0; got 0"),
+        ("config.json", {"n_inner": 0}, r"config\.json: n_inner is 0, a size that no weight has"),
         ("config.json", {"n_layer": 2}, r"config\.json does not describe .*: .*it lacks 12 weights of"),
         (
             "config.json",
