@@ -12,6 +12,7 @@ stopped continues. With --rewrite, nothing runs, and PAGE.md is written again fr
 
 import argparse
 import platform
+import shlex
 import sys
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def main() -> None:
     distances = {style: [distances_of(study, style, seed) for seed in seeds] for style in STYLES}
     threads = "1 thread" if options.threads == 1 else f"{options.threads} threads"
     results = {
-        "command": " ".join(["python examples/personalize_study.py", *without_paths(sys.argv[1:])]),
+        "command": shlex.join(["python", "examples/personalize_study.py", *without_paths(sys.argv[1:])]),
         "machine": f"{platform.machine()}, {threads}, torch {torch.__version__}",
         "cpu_minutes": round(read_json(study.folder / "minutes.json"), 1),
         "settings": {

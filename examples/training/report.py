@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ def finish(
         sheet(pictures, titles=("image", "truth", "prediction")).save(options.out / "predictions.png")
     threads = torch.get_num_threads()
     result = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
         "figures": figures,
         "baselines": baselines,
         "minutes": round((time.perf_counter() - started) / 60, 2),

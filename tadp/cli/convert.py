@@ -1,5 +1,6 @@
 """`tadp convert`: convert a checkpoint of the paper's release, of VPD or of mmseg's VPD to a folder of tadp."""
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -118,7 +119,7 @@ def convert(
             revision=revision,
         )
     _print_report(report)
-    echo(f"wrote {output}. To use it: tadp predict {report.task} IMAGE --model {output}")
+    echo(f"wrote {output}. To use it: tadp predict {report.task} IMAGE --model {shlex.quote(str(output))}")
 
 
 def _print_report(report: "Report") -> None:

@@ -66,9 +66,15 @@ def predict(
     flip: Flip = False,
     multi_scale: MultiScale = False,
     score: Annotated[
-        float,
-        typer.Option("--score", min=0, max=1, help="Score above which the pictures of detection show a box."),
-    ] = SCORE,
+        float | None,
+        typer.Option(
+            "--score",
+            min=0,
+            max=1,
+            help="Score above which the pictures of detection show a box.",
+            show_default=f"the score with the best F1 in the model's run, or {SCORE:g}",
+        ),
+    ] = None,
     device: Device = None,
     dtype: DtypeOption = Dtype.float32,
     revision: Revision = None,
@@ -80,19 +86,22 @@ def predict(
     (grey values are class indices) or photo.depth.png (16-bit millimetres), each with a small .json file, or
     photo.detection.json. The .json file of detection has all boxes, and the picture those above --score.
 
-    To continue a run, run the command again: finished images are skipped. If their results were made by another model
-    or with other options, or an image has changed, nothing is replaced unless you pass --overwrite. An image that
+    To continue a run, run the command again: finished images are skipped. Those whose boxes were drawn with another
+    --score are done again. If their results were made by another model or with other options, or an image has changed,
+    nothing is replaced unless you pass --overwrite. An image that
     cannot be read, or is too large for the memory, is reported, and the others are still predicted; so are folders and
     links that cannot be read. Files that are not images are counted and left out, and so are the pictures that this
     command wrote to the output folder. Only one run at a time writes to a folder.
     """
     from tadp.files.atomic import remove_leftovers
     from tadp.files.run_lock import only_run
+    from tadp.trainer.run_record import drawing_score
 
     task, images = _task_and_images(arguments)
     task, model = find_task_model(task, model, revision=revision)
     options = predict_options(task, window_px, stride_px, short_side_px, flip, multi_scale)
-    names, failed = _result_names(images, output)
+    names, unread = _result_names(images, output)
+    failed = unread
     todo = {image: output / f"{name}.{task.value}" for name, image in names.items()}
     if not todo:
         raise typer.Exit(1)
@@ -102,7 +111,12 @@ def predict(
     if predictor.text.own_class:
         predictor.text.of_images(caption)  # refuses an unknown class before an image is read
     settings = _prediction_settings(predictor, name=model, revision=revision, caption=caption, options=options)
-    plot = {"score": score} if task is Task.detection else {}
+    plot: dict[str, float] = {}
+    why = "--score"
+    if task is Task.detection and score is None and (score := drawing_score(model)) is not None:
+        why = "the best F1 on the images that its run held out; --score changes it"
+    if task is Task.detection:
+        plot = {"score": SCORE if score is None else score}
     settings |= plot
     with only_run(output, is_folder=True) as run:
         for folder in {target.parent for target in todo.values()}:
@@ -126,10 +140,12 @@ def predict(
                     run.check()
                 echo(f"{image}: {_summary(result)} → {', '.join(str(path) for path in written)}")
     if task is Task.detection and todo:
-        echo(f"the pictures show boxes with a score above {score:g} (--score); the .json files have all", err=True)
+        shown = f"the pictures show boxes with a score above {plot['score']:g} ({why})"
+        echo(f"{shown}; the .json files have all", err=True)
     if predictor.captioner is not None and caption is None and model not in TASK_MODELS.values():
         warn_about_tiny(str(predictor.captioner_name), others="--captioner")
     if failed:
+        echo(f"{failed} of {len(names) + unread} failed", err=True)
         raise typer.Exit(1)
 
 
@@ -271,6 +287,8 @@ def _left_to_do(todo: dict[Path, Path], *, settings: dict[str, Any]) -> dict[Pat
             left[image] = target
         elif why := _difference(record, image, settings):
             in_the_way[target.name] = why
+        elif record["settings"].get("score") != settings.get("score"):
+            left[image] = target  # only the picture changes
     if in_the_way:
         name, why = next(iter(in_the_way.items()))
         raise OutputError(
@@ -292,14 +310,17 @@ def _record(target: Path) -> dict[str, Any] | None:
 
 
 def _difference(record: dict[str, Any], image: Path, settings: dict[str, Any]) -> str | None:
-    """How an existing result differs from the one that would be written now; None if it does not differ."""
+    """How an existing result differs from the one that would be written now, except by the score of drawn boxes.
+
+    None if it does not differ.
+    """
     from tadp.extract.outputs import brief, file_digest
 
     before = record.get("settings")
     if not isinstance(before, dict):
         return "its settings were not recorded"
     for key, value in settings.items():
-        if before.get(key) != value:
+        if key != "score" and before.get(key) != value:
             return f"{key} was {brief(before.get(key))} and is {brief(value)}"
     digest = file_digest(image)
     return None if digest is not None and record.get("image_sha256") == digest else "the image has changed"

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -108,7 +109,7 @@ def _print_each_once() -> Callable[..., None]:
 
 
 def as_option(argument: Argument, command: Any) -> str:
-    """A library argument written as an option of a command, or as in Python if the command has no such option."""
+    """A library argument written as an option of a command, quoted for a shell; as in Python if there is none."""
     parameters = command.params if command else []
     option = next((parameter for parameter in parameters if parameter.name == argument.name), None)
     if option is None or option.param_type_name != "option":
@@ -118,7 +119,7 @@ def as_option(argument: Argument, command: Any) -> str:
     if not argument.has_value or isinstance(argument.value, bool):
         return flag
     values = argument.value if isinstance(argument.value, list) else [argument.value]
-    return " ".join([flag, *("…" if value is ... else str(value) for value in values)])
+    return " ".join([flag, *("…" if value is ... else shlex.quote(str(value)) for value in values)])
 
 
 def echo(text: str, *, err: bool = False, fg: str | None = None, dim: bool | None = None) -> None:

@@ -11,9 +11,49 @@ from torch import Tensor
 from tadp.files.checks import check_choice, check_classes, check_numbers
 from tadp.images.boxes import Boxes, Detections
 from tadp.metrics.per_class import check_images, check_merge, check_truth, class_table, mean_of_known, percent
-from tadp.metrics.voc_rule import LEFT_OUT, RIGHT, Rule, average_precision, judge, overlaps
+from tadp.metrics.voc_rule import LEFT_OUT, RIGHT, WRONG, Rule, average_precision, judge, overlaps
 
 COCO_IOUS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+DRAWN_SCORE = 0.5  # the default of `DetectionResult.plot`
+
+
+@dataclass(frozen=True)
+class BoxesAbove:
+    """How good the boxes above a score are. It prints as a sentence.
+
+    Attributes:
+        score: The score, in [0, 1].
+        right: Number of boxes above the score that cover an object of their class.
+        wrong: Number of the other boxes above the score, the false boxes.
+        objects: Number of objects to find.
+    """
+
+    score: float
+    right: int
+    wrong: int
+    objects: int
+
+    @property
+    def precision(self) -> float:
+        """The share of the boxes that are right; nan if there are no boxes."""
+        return self.right / (self.right + self.wrong) if self.right + self.wrong else math.nan
+
+    @property
+    def recall(self) -> float:
+        """The share of the objects that are found."""
+        return self.right / self.objects
+
+    @property
+    def f1(self) -> float:
+        """The harmonic mean of precision and recall."""
+        return 2 * self.right / (self.right + self.wrong + self.objects)
+
+    def __str__(self) -> str:
+        precision = "-" if math.isnan(self.precision) else f"{100 * self.precision:.0f} %"
+        return (
+            f"above the score {self.score:g}: {self.right:,} of {self.objects:,} objects found, {self.wrong:,} false "
+            f"box{'es' * (self.wrong != 1)} (precision {precision}, recall {100 * self.recall:.0f} %, F1 {self.f1:.2f})"
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,11 +65,16 @@ class VOCDetectionResult:
             a class without true boxes, or with only difficult ones.
         rule: The rule by which average precision was computed, "voc07" or "voc12".
         images: Number of images that were measured.
+        drawn: How good the boxes above the score 0.5 are, at the lowest overlap that was measured.
+        best: How good the boxes are above the score with the highest F1, among 0, 0.01 … 0.99; of several such scores,
+            the one nearest to 0.5.
     """
 
     by_iou: dict[float, dict[str, float]]
     rule: Rule
     images: int
+    drawn: BoxesAbove
+    best: BoxesAbove
 
     @property
     def ap(self) -> dict[str, float]:
@@ -72,7 +117,8 @@ class VOCDetectionResult:
         columns = {"AP": self.ap}
         if len(self.by_iou) > 1:
             columns |= {f"AP{round(100 * iou)}": self.by_iou[iou] for iou in (0.5, 0.75) if iou in self.by_iou}
-        return f"mAP {percent(self.map)} % ({self.rule}, IoU {at}), images: {self.images}\n{class_table(columns)}"
+        head = f"mAP {percent(self.map)} % ({self.rule}, IoU {at}), images: {self.images}"
+        return "\n".join([head, class_table(columns), str(self.drawn), f"best F1 {self.best}"])
 
 
 class VOCDetection:
@@ -123,6 +169,8 @@ class VOCDetection:
         class       AP
         cat          -
         dog     100.00
+        above the score 0.5: 1 of 1 objects found, 0 false boxes (precision 100 %, recall 100 %, F1 1.00)
+        best F1 above the score 0.5: 1 of 1 objects found, 0 false boxes (precision 100 %, recall 100 %, F1 1.00)
     """
 
     def __init__(
@@ -190,7 +238,14 @@ class VOCDetection:
             for iou, column in zip(self.iou, verdicts[labels == label].T, strict=True):
                 right = column[column != LEFT_OUT] == RIGHT
                 by_iou[iou][name] = average_precision(right, count, rule=self.rule) if count else math.nan
-        return VOCDetectionResult(by_iou, self.rule, self.images)
+        lowest = verdicts[:, int(np.argmin(self.iou))]
+        above = [self._above(hundredth / 100, scores[order], lowest) for hundredth in range(100)]
+        best = max(above, key=lambda boxes: (boxes.f1, -abs(boxes.score - DRAWN_SCORE)))
+        return VOCDetectionResult(by_iou, self.rule, self.images, above[round(100 * DRAWN_SCORE)], best)
+
+    def _above(self, score: float, scores: np.ndarray, verdicts: np.ndarray) -> BoxesAbove:
+        shown = verdicts[scores.astype(np.float32) > np.float32(score)]  # as `DetectionResult.above` compares
+        return BoxesAbove(score, int((shown == RIGHT).sum()), int((shown == WRONG).sum()), int(self._counts.sum()))
 
     def merge(self, other: "VOCDetection") -> None:
         """Add the images of another metric, which does not change.

@@ -49,6 +49,19 @@ def finished(folder: str | Path) -> dict[str, Any] | None:
     return result
 
 
+def drawing_score(folder: str | Path) -> float | None:
+    """The score above which boxes of a run's model are best drawn; None if no run measured it.
+
+    Raises:
+        CorruptFileError: If the result is damaged, or the score is not from 0 to 1.
+    """
+    score = (finished(folder) or {}).get("drawing_score")
+    if score is None or (isinstance(score, int | float) and not isinstance(score, bool) and 0 <= score <= 1):
+        return score
+    path = Path(folder) / RESULT
+    raise CorruptFileError(f"{path}: drawing_score must be a number from 0 to 1; got {score!r:.40}. {_HINT}")
+
+
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write a record."""
     with replace_file(path) as part:

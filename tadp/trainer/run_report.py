@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -181,9 +182,10 @@ def machine(accelerator: Accelerator) -> str:
 
 
 def command() -> str:
-    """The command line of this process."""
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    return " ".join(f"'{word}'" if " " in word or not word else word for word in words)
+    """The command line of this process, quoted for a shell."""
+    program = Path(sys.argv[0])
+    start = [program.name] if program.suffix != ".py" else ["python", str(program)]
+    return shlex.join([*(["python", "-m", "tadp"] if program.name == "__main__.py" else start), *sys.argv[1:]])
 
 
 def write_report(
@@ -205,7 +207,7 @@ def write_report(
         rows: Figures of the model and of trivial predictions, by name.
         notes: Sentences below the figures.
         choices: The choices of the run.
-        facts: The command, versions and so on.
+        facts: The machine, versions and so on.
 
     Returns:
         The path of report.md.
@@ -226,7 +228,7 @@ def write_report(
     if measured.worst:
         _save(draw_worst(measured.worst), folder / "worst.png")
         parts += ["", f"## The {len(measured.worst)} worst images", "", "![The worst images](worst.png)"]
-    parts += ["", "## How it was made", "", "| | |", "|---|---|"]
+    parts += ["", "## How it was made", "", "```sh", command(), "```", "", "| | |", "|---|---|"]
     parts += [f"| {name} | {value} |" for name, value in facts.items()]
     parts += [
         "",

@@ -131,6 +131,14 @@ class TrainedTask(ABC):
     def figures(self, result: Any) -> dict[str, float]:
         """The figures of a metric's result, by name."""
 
+    def drawing_score(self, result: Any) -> float | None:
+        """The score above which boxes are best drawn, by a metric's result; None if the task has no boxes."""
+        return None
+
+    def remarks(self, result: Any) -> list[str]:
+        """What a metric's result says besides the figures, in sentences."""
+        return []
+
     @abstractmethod
     def baselines(self, train: Any, model: Any, *, seed: int) -> dict[str, Callable[[Sample], tuple[Any, Any]]]:
         """Return trivial predictions, with which a model is compared.
@@ -307,7 +315,8 @@ class DetectionTraining(TrainedTask):
     watched, higher_is_better = "mAP50", True
     counted = (
         f" Predictions with a score above {_SCORE:g} count; one that covers an object has an overlap (IoU) of at least "
-        f"{_OVERLAP:g} with it. The row 'nothing' has predictions that cover no object, the column missed objects."
+        f"{_OVERLAP:g} with it. The count of the row 'nothing' is that of false boxes, which cover no object; the "
+        "column 'nothing' has missed objects."
     )
 
     def model_options(self, data: Any, recipe: Recipe) -> dict[str, Any]:
@@ -319,6 +328,18 @@ class DetectionTraining(TrainedTask):
 
     def figures(self, result: VOCDetectionResult) -> dict[str, float]:
         return {"mAP50": result.map50}
+
+    def drawing_score(self, result: VOCDetectionResult) -> float:
+        return result.best.score
+
+    def remarks(self, result: VOCDetectionResult) -> list[str]:
+        """How good the drawn boxes are, at the usual score and at the best one."""
+        per_image = result.drawn.wrong / result.images
+        return [
+            f"Boxes {result.drawn}, which is {per_image:.1f} false boxes per image.",
+            f"The best F1 on these images has boxes {result.best}. Without --score, tadp predict draws the boxes above "
+            "this score.",
+        ]
 
     def baselines(
         self, train: Any, model: TADPForObjectDetection, *, seed: int

@@ -263,7 +263,7 @@ def _finish(
     task, recipe, seed = plan.task, plan.recipe, plan.options.seed + accelerator.process_index
     test = test_options(plan)
     measured = measure(task, model, parts.test, accelerator=accelerator, metric=test["metric"], **test["predict"])
-    figures = task.figures(measured.result)
+    figures, remarks = task.figures(measured.result), task.remarks(measured.result)
     make_metric: Any = model.make_metric
     trivial = {
         name: measure_trivial(make_metric(**recipe.metric), predict, parts.test, accelerator=accelerator)
@@ -280,10 +280,9 @@ def _finish(
             measured,
             title=f"{task.name.capitalize()} on {parts.name}",
             rows=rows,
-            notes=[_about(plan, parts), *(f"\n**{line}**" for line in warning_of(task, figures, baselines))],
+            notes=[_about(plan, parts), *remarks, *(f"\n**{line}**" for line in warning_of(task, figures, baselines))],
             choices=plan.choices,
             facts={
-                "command": f"`{command()}`",
                 "time": f"{duration(60 * minutes)} since the last start, with the figures",
                 "machine": machine(accelerator),
                 **versions(),
@@ -291,6 +290,10 @@ def _finish(
         )
         details = asdict(measured.result)
         result = {"figures": figures, "baselines": baselines, "details": details, "minutes": round(minutes, 2)}
+        score = task.drawing_score(measured.result)
+        result |= {} if score is None else {"drawing_score": score}
+        for line in remarks:
+            tell(plan, accelerator, line)
         write(folder / RESULT, {**result, "command": command(), "versions": versions()})
         rmtree(folder / "checkpoints", ignore_errors=True)  # as large as several models, and no longer needed
     accelerator.wait_for_everyone()

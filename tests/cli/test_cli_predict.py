@@ -117,7 +117,24 @@ def test_the_score_chooses_the_boxes_in_the_pictures(models, photos, tmp_path, m
     assert shown == [{"score": 0.2}] * 2
     assert json.loads((tmp_path / "0.detection.json").read_text())["box"] == "left, top, right, bottom in pixels"
     again = run("predict", "detection", photos, "-m", models / "detection", "-o", tmp_path)
-    assert "score was 0.2 and is 0.5" in plain(again.output)
+    assert again.exit_code == 0, again.output
+    assert shown[2:] == [{"score": 0.5}] * 2  # only the pictures differ, so they are drawn again
+    assert "2 already done" in run("predict", "detection", photos, "-m", models / "detection", "-o", tmp_path).output
+
+
+def test_the_score_of_the_run_chooses_the_boxes_in_the_pictures(models, photos, tmp_path):
+    model = shutil.copytree(models / "detection", tmp_path / "run")
+    result = {"figures": {}, "baselines": {}, "drawing_score": 0.37}
+    (model / "result.json").write_text(json.dumps(result))
+    done = run("predict", photos, "-m", model, "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    text = "above 0.37 (the best F1 on the images that its run held out; --score changes it)"
+    assert text in plain(done.output)
+    assert json.loads((tmp_path / "out" / "0.detection.json").read_text())["settings"]["score"] == 0.37
+    (model / "result.json").write_text(json.dumps(result | {"drawing_score": "high"}))
+    done = run("predict", photos, "-m", model, "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "drawing_score must be a number from 0 to 1; got 'high'" in plain(done.output)
 
 
 def test_an_image_that_was_not_finished_is_done_again(models, photos, tmp_path, monkeypatch):

@@ -305,6 +305,42 @@ def test_a_result_reads_as_a_table():
     assert repr(result).startswith("VOCDetectionResult(map=0.5000, by iou {0.5: 0.5000")
 
 
+@pytest.mark.parametrize("iou", [0.5, (0.75, 0.5)])
+def test_the_best_score_is_that_with_the_highest_f1_of_all(iou):
+    detections, truth = random_images()
+    result = measured(detections, truth, iou=iou)
+    objects = sum(int((~boxes.difficult).sum()) for boxes in truth)
+    scores = {}
+    for hundredth in range(100):
+        score = hundredth / 100
+        shown = [
+            Detections(found.boxes[keep], found.labels[keep], found.scores[keep])
+            for found in detections
+            for keep in [found.scores > score]
+        ]
+        verdicts = [verdict for label in range(len(NAMES)) for verdict in slowly(shown, truth, label, 0.5)[0]]
+        right, wrong = verdicts.count(True), verdicts.count(False)
+        scores[score] = (2 * right / (right + wrong + objects), right, wrong)
+    highest = max(f1 for f1, *_ in scores.values())
+    assert scores[result.best.score] == (highest, result.best.right, result.best.wrong)
+    assert result.best.f1 == pytest.approx(highest)
+    assert all(abs(score - 0.5) >= abs(result.best.score - 0.5) for score, (f1, *_) in scores.items() if f1 == highest)
+    assert (result.drawn.right, result.drawn.wrong) == scores[0.5][1:]
+    assert result.drawn.objects == objects
+
+
+def test_the_boxes_above_a_score_are_counted_in_words():
+    found = detections_of([BOX, FAR, FAR], [0, 0, 1], [0.9, 0.6, 0.2])
+    result = measured([found], [boxes_of([BOX, FAR], [0, 1])])
+    counts = "1 of 2 objects found, 1 false box (precision 50 %, recall 50 %, F1 0.50)"
+    assert str(result.drawn) == f"above the score 0.5: {counts}"
+    assert str(result.best).startswith("above the score 0.19: 2 of 2 objects found, 1 false box (precision 67 %")
+    assert str(result).splitlines()[-2:] == [str(result.drawn), f"best F1 {result.best}"]
+    none = measured([NOTHING], [boxes_of([BOX], [0])])
+    assert (none.best.score, none.best.f1) == (0.5, 0)
+    assert "0 of 1 objects found, 0 false boxes (precision -, recall 0 %, F1 0.00)" in str(none)
+
+
 NOTHING = detections_of([], [], [])
 
 

@@ -39,6 +39,8 @@ from tadp.trainer.processes import start
 from tadp.trainer.recipes import DETECTION
 from tadp.trainer.run_data import contents, open_parts
 from tadp.trainer.run_plan import TASKS, head_options, make_plan
+from tadp.trainer.run_record import drawing_score
+from tadp.trainer.run_report import command
 from tadp.trainer.training_batches import cached_latents, drawn_images
 from tadp.training.schedules import Schedule
 
@@ -91,9 +93,9 @@ def test_a_folder_becomes_a_model_with_a_report(whole, export):
     assert whole.model.short_side_px == 40
     assert "pixel accuracy" in str(whole)
     report = whole.report.read_text()
-    program = f"`{Path(sys.argv[0]).name}"
     for text in ("# Segmentation on", "this model", "background everywhere", "## Confusion matrix", "| torch | 2.",
-                 program, "README.md", "class", "images (val), after training on 12."):  # fmt: skip
+                 f"\n```sh\n{command()}\n```\n", "README.md", "class",
+                 "images (val), after training on 12."):  # fmt: skip
         assert text in report, text
     for picture in ("curves.png", "worst.png"):
         assert f"({picture})" in report
@@ -125,6 +127,30 @@ def test_the_confusion_matrix_and_the_worst_images_are_those_of_the_model(whole,
     share = total.confusion[0, 0] / total.confusion[0].sum()
     assert f"| background | {100 * share:.0f} %" in whole.report.read_text()
     assert min(scores, key=scores.get) in (whole.folder / "run.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("program", "start"),
+    [("/bin/tadp", "tadp"), ("/lib/tadp/__main__.py", "python -m tadp"), ("my train.py", "python 'my train.py'")],
+)
+def test_the_command_of_the_report_can_be_pasted(program, start, monkeypatch):
+    arguments = [
+        "train",
+        "segmentation",
+        "--palette",
+        "#000000=0",
+        "--data",
+        "my photos",
+        "-o",
+        "it's",
+        "--group",
+        "^a|$b",
+        "",
+    ]
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    assert command().startswith(f"{start} train ")
+    shell = subprocess.run(["bash", "-c", f"printf '%s\\n' {command()}"], capture_output=True, text=True, check=True)
+    assert shell.stdout.split("\n")[-len(arguments) - 1 :] == [*arguments, ""]
 
 
 def kill_in_step(folder: str, output: str, step: int, options: dict) -> None:
@@ -316,6 +342,13 @@ def test_detection_learns_from_a_coco_export(tmp_path):
     assert list(result.figures) == ["mAP50"]
     assert "| nothing |" in result.report.read_text()
     assert "Predictions with a score above 0.5 count" in result.report.read_text()
+    stored = json.loads((result.folder / "result.json").read_text())
+    best, drawn = (stored["details"][name] for name in ("best", "drawn"))
+    assert stored["drawing_score"] == drawing_score(result.folder) == best["score"]
+    assert (
+        f"{drawn['right']} of {drawn['objects']} objects found, {drawn['wrong']} false box" in result.report.read_text()
+    )
+    assert f"above the score {best['score']:g}: {best['right']} of" in result.report.read_text()
     assert result.model.class_names == CLASSES[1:]
 
 
