@@ -229,8 +229,8 @@ def _opened(
             samples = datasets.open(data, task=task.value, **{**stored, **passed, **names})
             break
         except OptionError as error:  # an option of the run that the reader of this folder lacks
-            if error.option not in stored:
-                raise
+            if error.option is None or error.option not in stored or "is not an option of" not in str(error):
+                raise  # such as a value that does not fit
             unfit.append(error.option)
             stored = {name: value for name, value in stored.items() if name != error.option}
     if unfit:
