@@ -1,7 +1,7 @@
 """Argument checks that many functions share, and imports of packages that come with an extra."""
 
+import math
 import operator
-import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from errno import ENOMEM
@@ -94,7 +94,10 @@ def check_numbers(*, allow_nonfinite: bool = False, **numbers: Any) -> None:
 
 def is_finite_number(number: Any) -> bool:
     """Whether a number is not NaN, infinite, or a whole number that is too large for a float."""
-    return -sys.float_info.max <= number <= sys.float_info.max
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 def check_choice(

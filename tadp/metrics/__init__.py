@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from tadp.metrics.depth import DepthMetrics as DepthMetrics
     from tadp.metrics.depth import DepthMetricsResult as DepthMetricsResult
     from tadp.metrics.detection import COCO_IOUS as COCO_IOUS
+    from tadp.metrics.detection import BoxesAbove as BoxesAbove
     from tadp.metrics.detection import VOCDetection as VOCDetection
     from tadp.metrics.detection import VOCDetectionResult as VOCDetectionResult
     from tadp.metrics.segmentation import MeanIoU as MeanIoU
     from tadp.metrics.segmentation import MeanIoUResult as MeanIoUResult
 
 _HOMES = {
+    "BoxesAbove": "detection",
     "COCO_IOUS": "detection",
     "COCODetection": "coco",
     "COCODetectionResult": "coco",
@@ -44,6 +46,7 @@ _HOMES = {
 __all__ = [
     "COCO_IOUS",
     "Agreement",
+    "BoxesAbove",
     "COCODetection",
     "COCODetectionResult",
     "CaptionAlignment",

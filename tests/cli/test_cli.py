@@ -432,7 +432,7 @@ def test_an_argument_is_spelled_as_the_option_that_a_command_has():
         (Argument("max_new_tokens"), "caption", "--max-new-tokens"),
         (Argument("recall", 0), "prompt", "--recall 0"),
         (Argument("scale_latents", False), "convert", "--no-scale-latents"),
-        (Argument("allow_unused", ["pattern*"]), "convert", "--allow-unused pattern*"),
+        (Argument("allow_unused", ["pattern*"]), "convert", "--allow-unused 'pattern*'"),
         (Argument("base_model", ...), "predict", "--base-model …"),
         (Argument("image_size"), "export", "--size"),
         (Argument("images"), "extract", "images"),
