@@ -151,10 +151,10 @@ class SqliteStore:
             page = list(dict.fromkeys(form for form, _ in pairs))
             marks = ",".join("?" * len(page))
             rows = _run(database, f"SELECT {_COLUMNS} FROM captions WHERE id IN ({marks})", page).fetchall()
-            found = {row[0]: self._record(row) for row in rows}
+            records_by_id = {row[0]: self._record(row) for row in rows}
             for form, image_id in pairs:
-                if form in found:
-                    records.setdefault(image_id, found[form])
+                if form in records_by_id:
+                    records.setdefault(image_id, records_by_id[form])
         return records
 
     def _pages(self, columns: str) -> Iterator[tuple]:

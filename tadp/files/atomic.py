@@ -195,8 +195,8 @@ def _swap(path: Path, partial: Path, parts: Collection[str]) -> None:
     """Move the entries of `new` into `path` and the entries they replace into `old`: all of them, or none."""
     new, old, mark = partial / "new", partial / "old", partial / _COMPLETE
     names = sorted(entry.name for entry in new.iterdir())
-    others = {entry.name for entry in path.iterdir()}.difference(names)
-    obsolete = sorted(name for name in others if any(fnmatchcase(name, part) for part in parts))
+    entries = {entry.name for entry in path.iterdir()}.difference(names)
+    obsolete = sorted(name for name in entries if any(fnmatchcase(name, part) for part in parts))
     gone = partial / "gone"  # with an empty file per entry to delete
     gone.mkdir()
     for name in obsolete:

@@ -161,13 +161,13 @@ def confusion_text(confusion: Int64[np.ndarray, "l l"], labels: Sequence[str]) -
 
 def versions() -> dict[str, str]:
     """The versions of Python, tadp and the packages that determine a training."""
-    found = {"python": platform.python_version(), "tadp": __version__}
+    versions_used = {"python": platform.python_version(), "tadp": __version__}
     for name in ("torch", "diffusers", "transformers", "accelerate", "peft", "torchvision"):
         try:
-            found[name] = version(name)
+            versions_used[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions_used
 
 
 def machine(accelerator: Accelerator) -> str:

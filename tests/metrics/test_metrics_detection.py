@@ -330,8 +330,8 @@ def test_the_best_score_is_that_with_the_highest_f1_of_all(iou):
 
 
 def test_the_boxes_above_a_score_are_counted_in_words():
-    found = detections_of([BOX, FAR, FAR], [0, 0, 1], [0.9, 0.6, 0.2])
-    result = measured([found], [boxes_of([BOX, FAR], [0, 1])])
+    detections = detections_of([BOX, FAR, FAR], [0, 0, 1], [0.9, 0.6, 0.2])
+    result = measured([detections], [boxes_of([BOX, FAR], [0, 1])])
     counts = "1 of 2 objects found, 1 false box (precision 50 %, recall 50 %, F1 0.50)"
     assert str(result.drawn) == f"above the score 0.5: {counts}"
     assert str(result.best).startswith("above the score 0.19: 2 of 2 objects found, 1 false box (precision 67 %")

@@ -28,12 +28,12 @@ PHOTO = to_pil(Scenes(1, seed=3)[0].image)
 
 def digest(tensors: dict[str, Tensor]) -> str:
     """A hash of names, types, shapes and every bit of the values."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().contiguous()
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor.item()).encode())
-    return found.hexdigest()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor.item()).encode())
+    return digest.hexdigest()
 
 
 def backbone_digest(backbone: TADPBackbone) -> str:

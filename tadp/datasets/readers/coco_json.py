@@ -143,17 +143,19 @@ def coco_files(root: Path) -> list[Path]:
     """
     if root.is_file():
         return [root] if is_coco(root) else []
-    found = [path for folder in (root / "annotations", root) for path in sorted(folder.glob("*.json")) if is_coco(path)]
-    instances = [path for path in found if "instances" in _words(path.stem)]
-    return instances or found or [path for path in sorted(root.glob("*/*.json")) if is_coco(path)]
+    paths = [path for folder in (root / "annotations", root) for path in sorted(folder.glob("*.json")) if is_coco(path)]
+    instances = [path for path in paths if "instances" in _words(path.stem)]
+    return instances or paths or [path for path in sorted(root.glob("*/*.json")) if is_coco(path)]
 
 
 def _other_files(root: Path, paths: Sequence[Path]) -> list[Path]:
     """The other COCO json files of a folder that may be for a split."""
     if not root.is_dir():
         return []
-    found = [path for pattern in ("*.json", "*/*.json") for path in sorted(root.glob(pattern)) if path not in paths]
-    return [path for path in found if not _OTHER_KINDS & set(_words(path.stem)) and is_coco(path)]
+    json_paths = [
+        path for pattern in ("*.json", "*/*.json") for path in sorted(root.glob(pattern)) if path not in paths
+    ]
+    return [path for path in json_paths if not _OTHER_KINDS & set(_words(path.stem)) and is_coco(path)]
 
 
 def _split_contents(paths: Sequence[Path], folder: Path) -> dict[Path, dict[str, Any]]:

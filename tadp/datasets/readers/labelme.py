@@ -109,7 +109,7 @@ class LabelmeFolder(ObjectDataset):
         keys = with_labels(list(images), labels, images, kind="json file", name=name, unpaired=unpaired)
         entries = {key: shapes[labels[key]] for key in keys if key in labels}
         names = root / "labels.txt"
-        found = read_lines(names, of="class", error=DatasetError) if names.is_file() else []
+        lines = read_lines(names, of="class", error=DatasetError) if names.is_file() else []
         super().__init__(
             [
                 LabelledImage(
@@ -119,7 +119,7 @@ class LabelmeFolder(ObjectDataset):
                 )
                 for key in keys
             ],
-            [*found, *sorted({entry.name for objects in entries.values() for entry in objects})],
+            [*lines, *sorted({entry.name for objects in entries.values() for entry in objects})],
             name=name,
             class_names=class_names,
             captions=captions,

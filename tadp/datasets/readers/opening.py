@@ -129,7 +129,7 @@ def located(folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         MissingDataError: If there is no such folder, neither in the current folder nor in that of the data.
     """
-    found = dict(options)
+    options_read = dict(options)
     for name in ("images", "masks"):
         value = options.get(name)
         if value is None or isinstance(value, Mapping) or Path(value).is_dir():
@@ -137,8 +137,8 @@ def located(folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         if not (folder / value).is_dir():
             text = f" must be a folder; there is neither {Path(value).absolute()} nor {(folder / value).absolute()}."
             raise MissingDataError(Argument(name), text)
-        found[name] = folder / value
-    return found
+        options_read[name] = folder / value
+    return options_read
 
 
 def _hint(folder: Path, data: FolderDataset, task: TaskName) -> str:

@@ -69,8 +69,8 @@ def pair_folders(
         orphans += rest
     if ids is not None:
         by_id = {record.image_id: record for record in records}
-        found = find_listed(ids, NameIndex({record.image_id: record.image for record in records}), "ids", what)
-        records = [by_id[image_id] for image_id in found]
+        records_listed = find_listed(ids, NameIndex({record.image_id: record.image for record in records}), "ids", what)
+        records = [by_id[image_id] for image_id in records_listed]
     elif orphans and not keep("label without image", [str(path) for path in orphans]):
         warnings.warn(
             f"{counted(len(orphans), f'{what} file', 'have no image')} (not used), the first: {orphans[0]}.",
@@ -113,11 +113,13 @@ def photographs(folder: Path) -> list[Path]:
 
     A mask has the name of its photograph, and must not be taken for one that is missing.
     """
-    found = pictures(folder, warn=True)
+    images_below = pictures(folder, warn=True)
     rest = [
-        path for path in found if not _LABEL_FOLDERS & {part.casefold() for part in path.relative_to(folder).parts[:-1]}
+        path
+        for path in images_below
+        if not _LABEL_FOLDERS & {part.casefold() for part in path.relative_to(folder).parts[:-1]}
     ]
-    return rest or found
+    return rest or images_below
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -178,8 +180,8 @@ def keyed_by_image(labels: Mapping[str, Path], images: Iterable[str]) -> dict[st
         )
         if ranked and (len(ranked) == 1 or ranked[0][0] < ranked[1][0]):
             fitting.setdefault(ranked[0][1], []).append(label)
-    found = {names[0]: key for key, names in fitting.items() if len(names) == 1}
-    return {found.get(label, label): path for label, path in labels.items()}
+    keys_of_names = {names[0]: key for key, names in fitting.items() if len(names) == 1}
+    return {keys_of_names.get(label, label): path for label, path in labels.items()}
 
 
 class _Apart:

@@ -117,7 +117,7 @@ class VOCFolder(ObjectDataset):
             fitting = of_one_size(files, resize=resize_labels)
             keys = [key for key in keys if key not in masks or key in fitting]
         entries = {key: _objects(annotations[key], read[key]) for key in keys if key in read}
-        found = [*stored, *sorted({entry.name for objects in entries.values() for entry in objects})]
+        all_names = [*stored, *sorted({entry.name for objects in entries.values() for entry in objects})]
         super().__init__(
             [
                 LabelledImage(
@@ -127,7 +127,7 @@ class VOCFolder(ObjectDataset):
                 )
                 for key in keys
             ],
-            found,
+            all_names,
             name=name,
             class_names=class_names,
             captions=captions,
@@ -264,8 +264,8 @@ def _reads_masks(
 def _lists(root: Path, folder: str) -> dict[str, Path]:
     """The lists in ImageSets, without those of a single class (cat_train.txt)."""
     folders = [root / "ImageSets" / name for name in dict.fromkeys((folder, "Main", "Segmentation"))]
-    found = next((path for path in folders if any(path.glob("*.txt"))), None)
-    return {path.stem: path for path in sorted(found.glob("*.txt"))} if found else {}
+    folder_of_lists = next((path for path in folders if any(path.glob("*.txt"))), None)
+    return {path.stem: path for path in sorted(folder_of_lists.glob("*.txt"))} if folder_of_lists else {}
 
 
 def _keys(root: Path, images: Mapping[str, Path], folder: str) -> list[str]:

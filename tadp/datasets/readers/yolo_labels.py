@@ -186,8 +186,8 @@ def _splits(root: Path, config: Mapping[str, Any], images: Mapping[str, Path]) -
     """The ids of each split. A val with the images of train, as in small demonstration sets, is left out."""
     keys = {path: key for key, path in images.items()}
     with warnings.catch_warnings(action="ignore"):  # those of splits that are not there were shown before
-        found = {name: _split_images(root, config, name) for name in ("train", "val", "test")}
-    splits = {name: [keys[path] for path in paths if path in keys] for name, paths in found.items()}
+        images_of_splits = {name: _split_images(root, config, name) for name in ("train", "val", "test")}
+    splits = {name: [keys[path] for path in paths if path in keys] for name, paths in images_of_splits.items()}
     splits = {name: ids for name, ids in splits.items() if ids} or splits_of(images)
     same = [name for name, ids in splits.items() if name != "train" and set(ids) <= set(splits.get("train", []))]
     if same:
@@ -201,8 +201,8 @@ def _label_file(image: Path, listings: Listings) -> Path | None:
     places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
     if places:
         parts[places[-1]] = "labels"
-    found = [listings.find(path) for path in (Path(*parts), image.with_suffix(".txt"))]
-    return next((path for path in found if path is not None and path.is_file()), None)
+    matches = [listings.find(path) for path in (Path(*parts), image.with_suffix(".txt"))]
+    return next((path for path in matches if path is not None and path.is_file()), None)
 
 
 def _labels_elsewhere(root: Path, images: Mapping[str, Path]) -> dict[str, Path]:
@@ -216,8 +216,8 @@ def _labels_elsewhere(root: Path, images: Mapping[str, Path]) -> dict[str, Path]
         for path in files_below(root)
         if path.suffix == ".txt" and path.name not in NAMES
     }
-    found = {key: path for key, path in keyed_by_image(texts, images).items() if key in images}
-    if not found:
+    texts_of_images = {key: path for key, path in keyed_by_image(texts, images).items() if key in images}
+    if not texts_of_images:
         names = {key.rpartition("/")[2] for key in images}
         several = [path for path in texts.values() if composed(path.stem) in names]
         if several:
@@ -226,7 +226,7 @@ def _labels_elsewhere(root: Path, images: Mapping[str, Path]) -> dict[str, Path]
                 f"{same[0]} and {same[-1]} may both be labels of one image, so it is unclear which are meant. Move the "
                 'right ones into a folder "labels" next to the folder "images".'
             )
-    return found
+    return texts_of_images
 
 
 def _orphans(labels: Mapping[str, Path]) -> dict[str, Path]:

@@ -232,12 +232,12 @@ def _part_or_root(name: str | Path, parts: tuple[str, ...], hub: HubOptions, loa
         known=f"Pass a folder or hub id with config.json and weights, or with {parts[0]}/, or a {_SUFFIX} file.",
         hub=hub,
     )
-    found = [part for part in parts if (folder / part).is_dir()]
-    if len(found) > 1 or (found and has_weights_of(folder, base, variant) and (folder / "config.json").exists()):
-        places = [*(f"in {part}/" for part in found), *([] if len(found) > 1 else ["directly"])]
+    folders = [part for part in parts if (folder / part).is_dir()]
+    if len(folders) > 1 or (folders and has_weights_of(folder, base, variant) and (folder / "config.json").exists()):
+        places = [*(f"in {part}/" for part in folders), *([] if len(folders) > 1 else ["directly"])]
         raise ModelError(f"{name} has two sets of weights, {' and '.join(places)}. Pass a folder that has only one.")
-    if found:
-        return load(folder, found[0])
+    if folders:
+        return load(folder, folders[0])
     if not (folder / "config.json").exists():
         raise MissingFileError(
             f"neither config.json nor {parts[0]}/ in {name}. If it only contains weights, pass the path of the file: "
