@@ -129,4 +129,4 @@ def test_a_message_about_weights_that_do_not_fit_is_short(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"block_out_channels": [8, 16, 16, 32]}))
     with pytest.raises(ModelError, match=r"(?s)do not fit its config\.json.*and \d+ more") as error:
         TADPBackbone.from_pretrained(folder)
-    assert len(str(error.value)) < 600
+    assert len(str(error.value).replace(str(folder), "")) < 600
