@@ -260,4 +260,4 @@ def test_timesteps_and_noise_are_one_graph_from_latents_on():
 def test_a_call_with_conditioning_is_one_graph_with_and_without_attention(families):
     """Attention is attached and recorded in one graph, and separately for a family that is quick to trace."""
     ways = [{"SD 3": 3}.get(family, 2) for family in families or ("SD 1.x",)]
-    assert compile_worker("whole", *families) == [line for n in ways for line in [["True"] * 2] * n + [["True"]]]
+    assert compile_worker("whole", *families) == [line for n in ways for line in [["True"] * 2] + [["True"]] * n]
