@@ -4,6 +4,7 @@ Each class also inherits from the built-in error in the second column, so `excep
 
     TADPError
     ├── OptionError         ValueError         an argument with an invalid value
+    │   └── UnknownOptionError                 an option that the reader of a folder does not have
     ├── ImageError          ValueError         an image that cannot be read or used
     ├── CaptionError        ValueError         text that does not fit the text encoder or the images
     │   └── UnknownIdError  KeyError           an image that is missing from a caption table
@@ -104,6 +105,10 @@ class TADPError(Exception):
 
 class OptionError(TADPError, ValueError):
     """An argument has an invalid value."""
+
+
+class UnknownOptionError(OptionError):
+    """The reader of a folder does not have an option."""
 
 
 class ImageError(TADPError, ValueError):

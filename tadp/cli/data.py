@@ -42,6 +42,9 @@ def data(
     about it. With --output, a sheet shows images with their labels.
 
     Measurements are kept, so only files that have changed are read the next time. The report says where.
+
+    The exit code is 1 if the split cannot be used (a wrong list or an image in two parts, for example), and 0 with
+    other findings.
     """
     from tadp.inspection import inspect
 
@@ -52,3 +55,6 @@ def data(
     echo(str(inspection))
     if output is not None:
         echo(f"\nwrote inspection.json and sheet.png to {output}")
+    if any(finding.kind in ("wrong split", "wrong list") for finding in inspection.findings):
+        echo("the split cannot be used; see the findings", err=True)
+        raise typer.Exit(1)

@@ -11,7 +11,7 @@ import typer
 from tadp.cli.task_options import Task
 from tadp.cli.terminal import echo
 from tadp.datasets.readers.data_options import DataOptions
-from tadp.errors import Argument, ModelError
+from tadp.errors import Argument, ModelError, UnknownOptionError
 from tadp.files.schema import HINT, check_types, shown
 
 
@@ -210,7 +210,6 @@ def _opened(
     """
     from tadp import datasets
     from tadp.datasets.readers.class_choice import OrderedNames
-    from tadp.errors import OptionError
 
     stored = {} if run is None else run.origin["reader"]
     if not is_same:
@@ -228,9 +227,9 @@ def _opened(
         try:
             samples = datasets.open(data, task=task.value, **{**stored, **passed, **names})
             break
-        except OptionError as error:  # an option of the run that the reader of this folder lacks
-            if error.option is None or error.option not in stored or "is not an option of" not in str(error):
-                raise  # such as a value that does not fit
+        except UnknownOptionError as error:
+            if error.option is None or error.option not in stored:
+                raise
             unfit.append(error.option)
             stored = {name: value for name, value in stored.items() if name != error.option}
     if unfit:

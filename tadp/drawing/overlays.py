@@ -18,6 +18,7 @@ from tadp.images.boxes import Boxes, Detections
 from tadp.images.reading import ImageLike, to_pil
 
 SHORT_PX = 320  # smaller pictures are enlarged to this shorter side, so that labels are readable
+LARGE_PX = 1000  # the text of pictures with a longer shorter side grows with it, as they are shown smaller
 BACKGROUND = "background"
 _Rectangle = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -84,18 +85,18 @@ def depth_picture(depth_m: Float[Tensor, "h w"]) -> Image.Image:
     pixels = map_colors(share, NEAR_TO_FAR)
     pixels[~known] = (150, 150, 150)
     picture = _enlarged(Image.fromarray(pixels.round().astype(np.uint8)))
-    steps = np.tile(np.linspace(0, 1, picture.width - 20), (12, 1))
+    margin, text_font = _px(10, picture), font(_px(TEXT_PX, picture))
+    steps = np.tile(np.linspace(0, 1, picture.width - 2 * margin), (_px(12, picture), 1))
     bar = Image.fromarray(map_colors(steps, NEAR_TO_FAR).astype(np.uint8))
-    sheet = Image.new("RGB", (picture.width, picture.height + 52), PAPER)
-    sheet.paste(picture, (0, 0))
-    sheet.paste(bar, (10, picture.height + 10))
-    draw = ImageDraw.Draw(sheet)
-    place = picture.height + 44
-    draw.text((10, place), f"{near:.2g} m", font=font(), fill=INK, anchor="ls")
+    page = _page(picture, 52)
+    page.paste(bar, (margin, picture.height + margin))
+    draw = ImageDraw.Draw(page)
+    place = picture.height + _px(44, picture)
+    draw.text((margin, place), f"{near:.2g} m", font=text_font, fill=INK, anchor="ls")
     middle = f"{math.sqrt(near * far):.2g} m"
-    draw.text((sheet.width / 2, place), middle, font=font(), fill=INK, anchor="ms")
-    draw.text((sheet.width - 10, place), f"{far:.2g} m", font=font(), fill=INK, anchor="rs")
-    return sheet
+    draw.text((page.width / 2, place), middle, font=text_font, fill=INK, anchor="ms")
+    draw.text((page.width - margin, place), f"{far:.2g} m", font=text_font, fill=INK, anchor="rs")
+    return page
 
 
 def box_picture(
@@ -133,27 +134,28 @@ def box_picture(
     edge_colors = [palette[int(label)] for label in found.labels]
     for number in order:
         left, top, right, bottom = edges[number]
-        draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=edge_colors[number], width=3)
+        place = (left, top, max(right - 1, left), max(bottom - 1, top))
+        draw.rectangle(place, outline=edge_colors[number], width=_px(3, picture))
     labels: list[tuple[int, str, _Rectangle]] = []
     for number in reversed(order):  # the box with the highest score gets the first choice of a place
         label, score = int(found.labels[number]), scores[number]
         name = class_names[label] if label < len(class_names) else str(label)
         text = name if score is None else f"{name} {score:.2f}"
         occupied = [place for _, _, place in labels]
-        labels.append((number, text, _label_place(draw, text, edges[number], picture.size, occupied)))
+        labels.append((number, text, _label_place(text, edges[number], picture, occupied)))
     for number, text, place in reversed(labels):
         draw.rectangle(place, fill=edge_colors[number])
         ink = INK if sum(edge_colors[number]) > 330 else PAPER
-        draw.text((place[0] + 4, place[1] + 2), text, font=font(), fill=ink)
+        start = place[0] + _px(4, picture), place[1] + _px(2, picture)
+        draw.text(start, text, font=font(_px(TEXT_PX, picture)), fill=ink)
     return _with_note(picture, note) if note else picture
 
 
-def _label_place(
-    draw: ImageDraw.ImageDraw, text: str, box: Sequence[float], size: tuple[int, int], occupied: Sequence[_Rectangle]
-) -> _Rectangle:
+def _label_place(text: str, box: Sequence[float], picture: Image.Image, occupied: Sequence[_Rectangle]) -> _Rectangle:
     """Place the label of a box above, in or below it, at the first place that hides the least of other labels."""
     left, top, _, bottom = box
-    width, height = draw.textlength(text, font=font()) + 8, TEXT_PX + 5
+    size, height = picture.size, _px(TEXT_PX + 5, picture)
+    width = font(_px(TEXT_PX, picture)).getlength(text) + _px(8, picture)
     left = max(min(left, size[0] - width), 0)
     steps = [top - height, top, *(top + k * height for k in range(1, int((bottom - top) // height))), bottom]
     uppers = [upper for upper in steps if 0 <= upper <= size[1] - height] or [max(min(top, size[1] - height), 0)]
@@ -175,30 +177,42 @@ def _enlarged(picture: Image.Image) -> Image.Image:
     return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.NEAREST)
 
 
-def _with_note(picture: Image.Image, note: str) -> Image.Image:
-    page = Image.new("RGB", (picture.width, picture.height + 34), PAPER)
+def _px(length: float, picture: Image.Image) -> int:
+    """A length on a picture in pixels, which grows with large pictures, as they are shown smaller."""
+    return round(length * max(min(picture.size) / LARGE_PX, 1))
+
+
+def _page(picture: Image.Image, height: float) -> Image.Image:
+    """A page with the picture, and below it a strip whose height is that of a small picture's strip."""
+    page = Image.new("RGB", (picture.width, picture.height + _px(height, picture)), PAPER)
     page.paste(picture, (0, 0))
-    ImageDraw.Draw(page).text((10, picture.height + 24), note, font=font(), fill=FAINT, anchor="ls")
+    return page
+
+
+def _with_note(picture: Image.Image, note: str) -> Image.Image:
+    page = _page(picture, 34)
+    place = _px(10, picture), picture.height + _px(24, picture)
+    ImageDraw.Draw(page).text(place, note, font=font(_px(TEXT_PX, picture)), fill=FAINT, anchor="ls")
     return page
 
 
 def _with_legend(picture: Image.Image, entries: list[tuple[str, tuple[int, int, int]]]) -> Image.Image:
     if not entries:
         return picture
-    chip, gap = 14, 16
+    text_font = font(_px(TEXT_PX, picture))
+    margin, chip, space, gap, row = (_px(length, picture) for length in (10, 14, 6, 16, 24))
     places: list[tuple[float, int]] = []
-    left, line = 10.0, 0
+    left, line = float(margin), 0
     for name, _ in entries:
-        width = chip + 6 + font().getlength(name)
-        if left > 10 and left + width > picture.width - 10:
-            left, line = 10.0, line + 1
+        width = chip + space + text_font.getlength(name)
+        if left > margin and left + width > picture.width - margin:
+            left, line = float(margin), line + 1
         places.append((left, line))
         left += width + gap
-    page = Image.new("RGB", (picture.width, picture.height + 14 + 24 * (line + 1)), PAPER)
-    page.paste(picture, (0, 0))
+    page = _page(picture, 14 + 24 * (line + 1))
     draw = ImageDraw.Draw(page)
     for (name, color), (left, line) in zip(entries, places, strict=True):
-        top = picture.height + 10 + 24 * line
+        top = picture.height + margin + row * line
         draw.rectangle((left, top, left + chip, top + chip), fill=color)
-        draw.text((left + chip + 6, top + chip - 1), name, font=font(), fill=INK, anchor="ls")
+        draw.text((left + chip + space, top + chip - 1), name, font=text_font, fill=INK, anchor="ls")
     return page

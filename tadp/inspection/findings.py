@@ -71,11 +71,11 @@ _ADVICE = {
     ),
     "wrong list": (
         "name images that are not there",
-        "Correct the lists, or add the images. Other images of a list are used.",
+        "Correct the lists, or add the images. Training stops at such a list.",
     ),
     "wrong split": (
         "cannot be used",
-        "Give every part at least one image, and every image one part.",
+        "Give every part at least one image, and every image one part. Training stops at such a split.",
     ),
     "note": ("by the reader", "Check whether this is what you want."),
 }
@@ -100,7 +100,7 @@ def found(kind: str, places: Sequence[str]) -> Iterator[Finding]:
         >>> print(*found("wrong list", ["train.txt"]))
         1 list names images that are not there.
             train.txt
-          → Correct the lists, or add the images. Other images of a list are used.
+          → Correct the lists, or add the images. Training stops at such a list.
     """
     if places:
         text, advice = _ADVICE[kind]

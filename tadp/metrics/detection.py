@@ -40,19 +40,23 @@ class BoxesAbove:
 
     @property
     def recall(self) -> float:
-        """The share of the objects that are found."""
-        return self.right / self.objects
+        """The share of the objects that are found; nan if there are no objects."""
+        return self.right / self.objects if self.objects else math.nan
 
     @property
     def f1(self) -> float:
-        """The harmonic mean of precision and recall."""
-        return 2 * self.right / (self.right + self.wrong + self.objects)
+        """The harmonic mean of precision and recall; 0 if no object is found, and nan without boxes and objects."""
+        total = self.right + self.wrong + self.objects
+        return 2 * self.right / total if total else math.nan
 
     def __str__(self) -> str:
-        precision = "-" if math.isnan(self.precision) else f"{100 * self.precision:.0f} %"
+        precision, recall = (
+            "-" if math.isnan(share) else f"{100 * share:.0f} %" for share in (self.precision, self.recall)
+        )
+        f1 = "-" if math.isnan(self.f1) else f"{self.f1:.2f}"
         return (
             f"above the score {self.score:g}: {self.right:,} of {self.objects:,} objects found, {self.wrong:,} false "
-            f"box{'es' * (self.wrong != 1)} (precision {precision}, recall {100 * self.recall:.0f} %, F1 {self.f1:.2f})"
+            f"box{'es' * (self.wrong != 1)} (precision {precision}, recall {recall}, F1 {f1})"
         )
 
 

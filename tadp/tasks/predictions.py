@@ -40,7 +40,10 @@ class SegmentationResult:
 
     def __repr__(self) -> str:
         height, width = self.class_map.shape
-        return f"SegmentationResult({height}x{width}: {', '.join(self.shares()) or 'nothing'})"
+        classes = [
+            f"{name} {f'{100 * share:.0f}' if share >= 0.005 else '<1'} %" for name, share in self.shares().items()
+        ]
+        return f"SegmentationResult({height}x{width}: {', '.join(classes) or 'nothing'})"
 
     def shares(self) -> dict[str, float]:
         """The share of the image that each class covers, largest first. Classes that cover no pixel are left out."""

@@ -33,8 +33,8 @@ class TrainOptions(DataOptions):
         root: Folder of the data, if the data set is given by its name, such as voc.
         skip_broken: Take other images in place of training images that cannot be read, with a warning, instead of
             stopping.
-        limit: Largest number of images in each part of the data, drawn at random with the seed of the split; None
-            is all.
+        limit: Largest number of images in each part of the data, also in the last evaluation, drawn at random with the
+            seed of the split; None is all.
         model: The base model: tadp-tiny, a folder in diffusers layout, or a hub id.
         untrained: Draw the weights of the U-Net at random. The figures of such a run show what the base model
             contributes.

@@ -10,6 +10,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+from tadp.datasets import RandomResize, Resize
 from tadp.errors import Argument, CaptionError, OutputError, TrainingError
 from tadp.files.atomic import remove_leftovers
 from tadp.files.checks import check_choice, check_utf8
@@ -148,9 +149,25 @@ def describe(plan: Plan, parts: DataParts, accelerator: Accelerator, *, micro_ba
         f"recipe {plan.recipe_name}: {steps} steps of {recipe.schedule.batch} images of {recipe.crop_px} pixels, "
         f"learning rate {recipe.schedule.lr:g}, head {json.dumps(recipe.model.get('head_options', {}))}",
         f"augmentation: {augmentation}{'; images are encoded once' if recipe.cache_latents else ''}",
+        f"image size: {_image_size(plan)}",
         split_text(accelerator, micro_batch=micro_batch),
         f"evaluation: {during}at the end on all {len(parts.test)} held-out images",
     ]
+
+
+def _image_size(plan: Plan) -> str:
+    """The size to which images are resized in prediction and in training, in words."""
+    recipe = plan.recipe
+    augmentation = {type(transform) for transform in recipe.transforms(recipe.crop_px)}
+    if plan.task.name == "detection":
+        side, pixels = "longer side" if recipe.model.get("keep_ratio", True) else "height and width", recipe.crop_px
+    else:
+        side, pixels = "shorter side", recipe.model.get("short_side_px")
+    if pixels is None:
+        return "that of the files, except by the augmentation"
+    before = " and in training" if Resize in augmentation else ""
+    before = ", and in training before random sizes" if RandomResize in augmentation else before
+    return f"{side} {pixels} pixels in prediction{before}; the option crop changes it"
 
 
 def captions_file(plan: Plan, folder: Path) -> Path:

@@ -70,6 +70,9 @@ def test_predict_writes_a_picture_and_data(task, models, photos, tmp_path):
     if task != "detection":
         with Image.open(tmp_path / f"0.{task}.png") as picture:
             assert picture.size == (150, 130)
+    if task == "segmentation":
+        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in record["shares"].items() if share >= 0.005)
+        assert f"0.png: 130x150: {shares}" in done.output
     again = run("predict", task, photos, "-m", models / task, "-o", tmp_path)
     assert "2 already done" in again.output
 

@@ -113,6 +113,26 @@ def test_an_image_that_is_not_there_is_named(tmp_path):
         box_picture(tmp_path / "gone.png", boxes_of([0.0, 0.0, 1.0, 1.0]), NAMES)
 
 
+def test_text_keeps_its_share_of_a_large_picture():
+    size = 1000
+    labels, depth = torch.ones(size, size, dtype=torch.int64), torch.ones(size, size)
+    boxes = boxes_of([0.0, 0.0, 200.0, 200.0])
+    pictures = (
+        class_picture(photo(size, size), labels, NAMES),
+        depth_picture(depth),
+        box_picture(photo(size, size), boxes, ["dog"], note="a note"),
+    )
+    large = (
+        class_picture(photo(3 * size, 3 * size), labels.repeat(3, 3), NAMES),
+        depth_picture(depth.repeat(3, 3)),
+        box_picture(photo(3 * size, 3 * size), boxes_of([0.0, 0.0, 600.0, 600.0]), ["dog"], note="a note"),
+    )
+    for once, thrice in zip(pictures, large, strict=True):
+        assert thrice.size == (3 * once.width, 3 * once.height)
+        shrunk = np.asarray(thrice.resize(once.size, Image.Resampling.BOX)).astype(float)
+        assert np.abs(shrunk - np.asarray(once)).mean() < 0.3  # the text is smoother
+
+
 # Depth
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -686,6 +687,25 @@ def test_the_command_prints_the_report_and_writes_the_sheet(tmp_path):
     assert "MaskFolder, 10 images, labels for segmentation" in done.output
     assert "1 class never occurs." in done.output
     assert (tmp_path / "out" / "sheet.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("lists", "code"),
+    [
+        (("0\n1\n2\n3\n4\n5\n6\n", "7\n8\n9\n"), 0),
+        (("0\n1\n2\n3\n4\n5\n6\n7\n", "7\n8\n9\n"), 1),
+        (("0\n1\n2\n3\n4\n5\n6\nmissing\n", "7\n8\n9\n"), 1),
+    ],
+)
+def test_only_a_split_that_cannot_be_used_changes_the_exit_code(lists, code, tmp_path):
+    root = voc(tmp_path)
+    shutil.copy(root / "JPEGImages" / "1.jpg", root / "JPEGImages" / "0.jpg")  # a copy is a finding, too
+    for name, text in zip(("train", "val"), lists, strict=True):
+        write(root / "ImageSets" / "Main" / f"{name}.txt", text)
+    done = CliRunner().invoke(app, ["data", str(root)])
+    assert done.exit_code == code, done.output
+    assert "twice or more" in done.output
+    assert ("the split cannot be used; see the findings" in done.output) == bool(code)
 
 
 def test_options_that_do_not_fit_are_wrong_usage(tmp_path):

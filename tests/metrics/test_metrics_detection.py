@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tadp.images.boxes import Boxes, Detections
-from tadp.metrics import COCO_IOUS, VOCDetection
+from tadp.metrics import COCO_IOUS, BoxesAbove, VOCDetection
 
 NAMES = ("cat", "dog", "dining table", "bus")
 SIZE = 40
@@ -339,6 +339,16 @@ def test_the_boxes_above_a_score_are_counted_in_words():
     none = measured([NOTHING], [boxes_of([BOX], [0])])
     assert (none.best.score, none.best.f1) == (0.5, 0)
     assert "0 of 1 objects found, 0 false boxes (precision -, recall 0 %, F1 0.00)" in str(none)
+
+
+def test_without_objects_there_is_no_recall():
+    false = BoxesAbove(0.5, right=0, wrong=2, objects=0)
+    assert (false.precision, false.f1) == (0, 0)
+    assert math.isnan(false.recall)
+    assert str(false).endswith("0 of 0 objects found, 2 false boxes (precision 0 %, recall -, F1 0.00)")
+    nothing = BoxesAbove(0.5, right=0, wrong=0, objects=0)
+    assert all(math.isnan(share) for share in (nothing.precision, nothing.recall, nothing.f1))
+    assert str(nothing).endswith("(precision -, recall -, F1 -)")
 
 
 NOTHING = detections_of([], [], [])

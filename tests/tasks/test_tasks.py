@@ -24,7 +24,13 @@ from tadp.errors import CaptionError, CorruptFileError, MissingFileError, ModelE
 from tadp.features import FeatureInfo, Features
 from tadp.images import to_tensor
 from tadp.images.boxes import Boxes, Detections
-from tadp.tasks import TADPForDepthEstimation, TADPForObjectDetection, TADPForSemanticSegmentation, evaluate
+from tadp.tasks import (
+    SegmentationResult,
+    TADPForDepthEstimation,
+    TADPForObjectDetection,
+    TADPForSemanticSegmentation,
+    evaluate,
+)
 
 CLASSES = ["background", "dog", "red cat"]
 CAPTION = "a dog on grass"
@@ -671,6 +677,9 @@ def test_a_suffix_that_is_given_stands_once(tmp_path):
 
 def test_results_say_what_they_are():
     assert "64x64" in repr(segmenter().predict(images(1, 64, 64), CAPTION))
+    labels = torch.tensor([0] * 300 + [1] * 99 + [2]).view(20, 20)
+    result = SegmentationResult(labels, torch.ones(20, 20), ("road", "sky", "car"))
+    assert repr(result) == "SegmentationResult(20x20: road 75 %, sky 25 %, car <1 %)"
     assert " m)" in repr(depther().predict(images(1, 64, 64), CAPTION))
     result = detector().predict(images(1, 64, 64), CAPTION)
     assert result.names[0] in repr(result)

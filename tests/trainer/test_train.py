@@ -10,6 +10,7 @@ import sys
 from dataclasses import fields, replace
 from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ from tadp.errors import CaptionError, DatasetError, OptionError, OutputError, Tr
 from tadp.files import progress
 from tadp.files.run_lock import only_run
 from tadp.tasks import TADPForSemanticSegmentation
-from tadp.trainer import TrainingRun, TrainOptions, estimate, train, training_loop, training_run
+from tadp.trainer import TrainingRun, TrainOptions, dry_run, estimate, train, training_loop, training_run
 from tadp.trainer.checkpoints import Watch
 from tadp.trainer.processes import start
 from tadp.trainer.recipes import DETECTION
@@ -299,6 +300,7 @@ def test_a_short_run_encodes_only_the_images_that_it_takes(tmp_path, monkeypatch
     changes |= {"head_options": {"channels": 8, "hidden_channels": 16}}
     cost = estimate("detection", folder, **SMALL | changes)
     assert cost.encode_s > 0
+    assert "image size: longer side 64 pixels in prediction and in training; the option crop changes it" in cost.choices
     assert cost.total_s == pytest.approx(cost.encode_s + 2 * cost.step_s + cost.evaluate_s)
     short = run(folder, tmp_path / "short", "detection", **changes)
     monkeypatch.setattr(training_run, "drawn_by", lambda *_: None)
@@ -456,10 +458,25 @@ def test_a_dry_run_counts_and_writes_nothing(export, tmp_path):
     assert plan.encode_s == 0
     assert plan.total_s >= 4 * plan.step_s + plan.caption_s
     text = str(plan)
-    for line in ("recipe small: 4 steps of 4 images of 32 pixels", "parameters: ", "memory: ", "about "):
+    scale = "image size: shorter side 40 pixels in prediction, and in training before random sizes; the option crop"
+    for line in ("recipe small: 4 steps of 4 images of 32 pixels", scale, "parameters: ", "memory: ", "about "):
         assert line in text
     head = sum(weight.numel() for weight in run(export, tmp_path / "run", steps=1).model.head.parameters())
     assert plan.trained == head
+
+
+@pytest.mark.parametrize(("flip", "views"), [(False, 1), (True, 2)])
+def test_the_first_prediction_does_not_count_in_the_time_of_evaluations(flip, views, export, monkeypatch):
+    clock, durations = [0.0], iter([60.0, 1.0, 2.0, 3.0])
+
+    def predict(self, image, caption=None, **options):
+        clock[0] += next(durations)
+
+    monkeypatch.setattr(dry_run, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(TADPForSemanticSegmentation, "predict", predict)
+    cost = estimate("segmentation", export, **SMALL | {"flip": flip, "steps": 5, "evaluate_every": 2})
+    held_out = len(open_parts("segmentation", export, TrainOptions(class_names=CLASSES)).test)
+    assert cost.evaluate_s == 2.0 * (2 * held_out + views * held_out)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tadp.datasets.readers.splitting import split_name
 from tadp.datasets.readers.voc_folder import VOCFolder
 from tadp.datasets.readers.yolo_config import has_text_labels, yolo_file
 from tadp.datasets.readers.yolo_labels import YoloDataset
-from tadp.errors import Argument, DatasetError, MissingDataError, OptionError
+from tadp.errors import Argument, DatasetError, MissingDataError, UnknownOptionError
 
 _MOST_FOLDERS = 100  # of a level that are searched for data sets
 _MOST_SHOWN = 8
@@ -81,7 +81,7 @@ def open(
         DatasetError: If the layout is not one that a reader reads. The message says what is in the folder, and which
             readers there are.
         MissingDataError: If there is no such folder.
-        OptionError: If the reader does not have one of the options.
+        UnknownOptionError: If the reader does not have one of the options.
         UnknownIdError: If `captions` lacks the caption of an image.
 
     Example:
@@ -109,7 +109,7 @@ def open(
     for name in options:
         if name not in known_options:
             text = f" is not an option of {layout.reader}, which reads {folder}. It has {', '.join(known_options)}."
-            raise OptionError(Argument(name), text)
+            raise UnknownOptionError(Argument(name), text)
     data = layout.open(*arguments, captions=captions, on_error=on_error, **options)
     if task is not None and task not in data.tasks:
         raise DatasetError(
