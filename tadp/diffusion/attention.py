@@ -16,6 +16,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tadp.files.inference import autocasts, shallow_copy, without_autocast
 
@@ -98,11 +99,8 @@ class RecordingAttnProcessor(AttnProcessor2_0):
         recorder: AttentionRecorder | None = None,
     ) -> Tensor:
         """Attend as diffusers does; see `AttnProcessor2_0`."""
-        if recorder is not None and self.level in recorder.levels and encoder_hidden_states is not None:
-            probabilities = head_averaged_probabilities(
-                attn, hidden_states, encoder_hidden_states, attention_mask, keep_heads=recorder.keep_heads
-            )
-            recorder.store(self.layer, self.level, probabilities)
+        if recorder is not None and encoder_hidden_states is not None:
+            self.record(attn, hidden_states, encoder_hidden_states, attention_mask, recorder)
         if (
             encoder_hidden_states is None
             and attention_mask is None
@@ -110,6 +108,52 @@ class RecordingAttnProcessor(AttnProcessor2_0):
         ):
             return _self_attention(attn, hidden_states)
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+
+    def record(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        recorder: AttentionRecorder,
+    ) -> None:
+        """Pass the layer's attention probabilities to a recorder if it keeps those of the layer's level."""
+        if self.level is not None and self.level in recorder.levels:
+            probabilities = head_averaged_probabilities(
+                attn, hidden_states, encoder_hidden_states, attention_mask, keep_heads=recorder.keep_heads
+            )
+            recorder.store(self.layer, self.level, probabilities)
+
+
+def record_only(
+    layer: Any,
+    hidden: Float[Tensor, "b c h w"],
+    *,
+    encoder_hidden_states: Float[Tensor, "b l d"],
+    encoder_attention_mask: Float[Tensor, "b 1 l"] | None,
+    cross_attention_kwargs: dict[str, AttentionRecorder],
+) -> None:
+    """Run a `Transformer2DModel` of a U-Net up to its last cross-attention, only for the attention map.
+
+    The arguments are those of its `forward`. The last block runs as in diffusers' `BasicTransformerBlock`, and a test
+    compares the map with that of the whole layer bit for bit.
+    """
+    tokens, _ = layer._operate_on_continuous_inputs(hidden)
+    *blocks, last = layer.transformer_blocks
+    for block in blocks:
+        inputs = (tokens, None, encoder_hidden_states, encoder_attention_mask, None, cross_attention_kwargs)
+        is_checkpointed = torch.is_grad_enabled() and layer.gradient_checkpointing
+        tokens = checkpoint(block, *inputs, use_reentrant=False) if is_checkpointed else block(*inputs)
+    text = encoder_hidden_states if last.only_cross_attention else None
+    tokens = last.attn1(last.norm1(tokens), encoder_hidden_states=text) + tokens
+    record, recorder = last.attn2.processor.record, cross_attention_kwargs["recorder"]
+    record(last.attn2, last.norm2(tokens), encoder_hidden_states, encoder_attention_mask, recorder)
+
+
+def after_recording(layer: Any) -> list[nn.Module]:
+    """The parts of a `Transformer2DModel` that `record_only` does not run."""
+    last = layer.transformer_blocks[-1]
+    return [last.attn2.to_v, last.attn2.to_out, last.norm3, last.ff, layer.proj_out]
 
 
 def wants_blocks(hidden: Tensor, *, tokens: int) -> bool:

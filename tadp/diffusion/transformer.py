@@ -75,13 +75,14 @@ def joint_pass(
     arguments: tuple[Any, ...],
     *,
     taps: Sequence[str],
+    levels: Sequence[int],
     size: tuple[int, int],
     options: dict[str, Any],
     record_levels: Collection[int],
     record_heads: bool = False,
     is_checkpointed: bool,
 ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
-    """Run a transformer's blocks up to the last block that is a level, and return the maps of the levels.
+    """Run a transformer's blocks up to the last one that is needed, and return the maps of the levels.
 
     Args:
         blocks: The transformer's blocks by name, in the order in which they run. If any level is recorded, their
@@ -90,6 +91,7 @@ def joint_pass(
         context: Tokens of the text, (B, L, C).
         arguments: Further positional arguments of each block.
         taps: Names of the blocks that become levels, finest level first.
+        levels: Levels whose maps are returned, finest first.
         size: (height, width) of the image in tokens, so that N = height · width.
         options: Further arguments of the attention processors. They are only passed if a level is recorded,
             together with the recorder.
@@ -106,18 +108,19 @@ def joint_pass(
     """
     recorder = AttentionRecorder(record_levels, keep_heads=record_heads)
     kwargs: dict[str, Any] = {"recorder": recorder} | options if record_levels else {}
+    wanted = {level: taps[level] for level in levels}
     outputs: dict[str, Tensor] = {}
     for name, block in blocks.items():
-        if len(outputs) == len(taps):
+        if len(outputs) == len(wanted):
             break
         inputs = (image, context, *arguments, kwargs)
         context, image = checkpoint(block, *inputs, use_reentrant=False) if is_checkpointed else block(*inputs)
-        if name in taps:
+        if name in wanted.values():
             outputs[name] = image
     recorded = recorder.close(dict.fromkeys(record_levels, size))
     maps = tuple(
-        _to_stride(rearrange(outputs[tap], "b (h w) c -> b c h w", h=size[0], w=size[1]), cells)
-        for tap, cells in zip(taps, REDUCTION, strict=True)
+        _to_stride(rearrange(outputs[tap], "b (h w) c -> b c h w", h=size[0], w=size[1]), REDUCTION[level])
+        for level, tap in wanted.items()
     )
     return maps, {level: _to_stride(attention, REDUCTION[level]) for level, attention in recorded.items()}
 

@@ -7,15 +7,16 @@ result equals that of `forward` bit for bit.
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tadp.diffusion.attention import AttentionRecorder
+from tadp.diffusion.attention import AttentionRecorder, after_recording, record_only
 from tadp.errors import ModelError
 
 DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
@@ -77,10 +78,9 @@ def unet_taps(unet: UNet2DConditionModel) -> tuple[str, ...]:
         is 2 have these.
     """
     blocks: Any = unet.up_blocks
-    finest = len(blocks) - 1
     return tuple(
-        _layer_name(number, block, len(block.resnets) - 1 if number == finest else max(len(block.resnets) - 2, 0))
-        for number, block in reversed(list(enumerate(blocks)))
+        _layer_name(len(blocks) - 1 - level, block, _tapped_layer(block, level))
+        for level, block in enumerate(reversed(blocks))
     )
 
 
@@ -101,6 +101,7 @@ def unet_pass(
     latents: Float[Tensor, "b c h w"],
     *,
     taps: Sequence[str],
+    levels: Sequence[int] | None = None,
     timestep: int | Tensor,
     embeddings: Float[Tensor, "b l d"],
     mask: Bool[Tensor, "b l"] | None = None,
@@ -108,19 +109,20 @@ def unet_pass(
     record_levels: Collection[int] = (),
     record_heads: bool = False,
 ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
-    """Run a U-Net once and return the maps of its levels.
+    """Run a U-Net up to the last layer that is needed, and return the maps of its levels.
 
     Args:
         unet: The U-Net. To record attention, it needs the processors that `install_recording` sets.
         latents: Latents with their noise, (B, C, H, W). Height and width are multiples of the coarsest level's
             reduction.
         taps: Names of the layers whose outputs are the maps, finest level first, as `unet_taps` returns them.
+        levels: Levels whose maps are returned, finest first; None is all of them.
         timestep: Diffusion timestep, 0 to 999.
         embeddings: Embeddings of the text, (B, L, D).
         mask: Whether each token can be attended to, (B, L), bool; None for all tokens.
         added: Inputs that Stable Diffusion XL embeds in addition to the timestep, under diffusers' names; None for
             other models.
-        record_levels: Levels at which cross-attention is recorded.
+        record_levels: Levels at which cross-attention is recorded, among `levels`.
         record_heads: Whether to also record every head of every layer.
 
     Returns:
@@ -150,43 +152,112 @@ def unet_pass(
         skips.extend(outputs)
     if unet.mid_block is not None:
         hidden = unet.mid_block(hidden, time, **(text if _has_text(unet.mid_block) else {}))
+    levels = range(len(taps)) if levels is None else levels
+    wanted = [taps[level] for level in levels]
+    end = _end(unet, min(levels), is_recorded=min(levels) in record_levels)
     outputs: dict[str, Tensor] = {}
     up_blocks: Any = unet.up_blocks
-    for number, block in enumerate(up_blocks):
+    for number, block in enumerate(up_blocks[: end.block + 1]):
         block_skips = [skips.pop() for _ in block.resnets]
-        tapped = [layer for layer in range(len(block_skips)) if _layer_name(number, block, layer) in taps]
-        hidden, kept = _up_block(block, hidden, block_skips, time, text, tapped)
+        tapped = [layer for layer in range(len(block_skips)) if _layer_name(number, block, layer) in wanted]
+        hidden, kept = _up_block(block, hidden, block_skips, time, text, tapped, end if number == end.block else None)
         outputs |= {_layer_name(number, block, layer): output for layer, output in kept.items()}
-    maps = tuple(outputs[tap] for tap in taps)
-    sizes = {level: (feature.shape[2], feature.shape[3]) for level, feature in enumerate(maps)}
+    maps = tuple(outputs[tap] for tap in wanted)
+    sizes = {level: (feature.shape[2], feature.shape[3]) for level, feature in zip(levels, maps, strict=True)}
     return maps, recorder.close(sizes)
 
 
 def _up_block(
-    block: Any, hidden: Tensor, skips: list[Tensor], time: Tensor, text: dict[str, Any], tapped: Collection[int]
+    block: Any,
+    hidden: Tensor,
+    skips: list[Tensor],
+    time: Tensor,
+    text: dict[str, Any],
+    tapped: Collection[int],
+    end: "_End | None",
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """Run one up block; return its output, and the outputs of the tapped layers by number."""
+    """Run one up block, up to `end` if the pass ends in it.
+
+    Returns:
+        The block's output, which nobody needs after the end, and the outputs of the tapped layers by number.
+    """
     kept = {}
-    for number, (resnet, skip) in enumerate(zip(block.resnets, skips, strict=True)):
-        hidden = torch.cat([hidden, skip], dim=1)
-        if torch.is_grad_enabled() and block.gradient_checkpointing:
-            hidden = checkpoint(resnet, hidden, time, use_reentrant=False)
-        else:
-            hidden = resnet(hidden, time)
+    for number, skip in enumerate(skips[: end and end.layers]):
+        hidden = _resnet(block, number, hidden, skip, time)
         if _has_text(block):
             hidden = block.attentions[number](hidden, **text, return_dict=False)[0]
         if number in tapped:
             kept[number] = hidden
-    for upsampler in block.upsamplers or ():
-        hidden = upsampler(hidden)
+    if end is None:
+        for upsampler in block.upsamplers or ():
+            hidden = upsampler(hidden)
+    elif end.records:
+        hidden = _resnet(block, end.layers, hidden, skips[end.layers], time)
+        record_only(block.attentions[end.layers], hidden, **text)
     return hidden, kept
 
 
-def _layer_name(number: int, block: torch.nn.Module, layer: int) -> str:
+def _resnet(block: Any, number: int, hidden: Tensor, skip: Tensor, time: Tensor) -> Tensor:
+    """Run one resnet of an up block."""
+    hidden = torch.cat([hidden, skip], dim=1)
+    if torch.is_grad_enabled() and block.gradient_checkpointing:
+        return checkpoint(block.resnets[number], hidden, time, use_reentrant=False)
+    return block.resnets[number](hidden, time)
+
+
+@dataclass(frozen=True)
+class _End:
+    """Where a pass ends.
+
+    Attributes:
+        block: Number of the last up block that runs.
+        layers: Number of its layers that run completely.
+        records: Whether the next layer, which is the block's last, runs up to its last cross-attention, whose map is
+            recorded.
+    """
+
+    block: int
+    layers: int
+    records: bool
+
+
+def _end(unet: UNet2DConditionModel, finest: int, *, is_recorded: bool) -> _End:
+    """Where a pass ends that returns the map of the level `finest`, perhaps with its attention, and coarser levels."""
+    number = len(unet.up_blocks) - 1 - finest
+    block: Any = unet.up_blocks[number]
+    last, tapped = len(block.resnets) - 1, _tapped_layer(block, finest)
+    if is_recorded and _has_text(block) and tapped < last:
+        return _End(number, last, records=True)
+    return _End(number, tapped + 1, records=False)
+
+
+def layers_after(unet: UNet2DConditionModel, finest: int, *, is_recorded: bool) -> list[nn.Module]:
+    """The layers of the up blocks that do not run if no finer level is needed.
+
+    Args:
+        unet: The U-Net.
+        finest: The finest level that is needed.
+        is_recorded: Whether the attention of this level is needed, too.
+    """
+    end = _end(unet, finest, is_recorded=is_recorded)
+    blocks: Any = unet.up_blocks
+    block, begun = blocks[end.block], end.layers + end.records
+    rest = [*blocks[end.block + 1 :], *block.resnets[begun:], *(block.upsamplers or ())]
+    if _has_text(block):
+        rest += block.attentions[begun:]
+    return rest + (after_recording(block.attentions[end.layers]) if end.records else [])
+
+
+def _tapped_layer(block: Any, level: int) -> int:
+    """The number of the layer of an up block whose output is the map of the block's level."""
+    return len(block.resnets) - 1 if level == 0 else max(len(block.resnets) - 2, 0)
+
+
+def _layer_name(number: int, block: nn.Module, layer: int) -> str:
     """The name of a layer in an up block: its attention, or its resnet if the block has no attention."""
     return f"up_blocks.{number}.{'attentions' if _has_text(block) else 'resnets'}.{layer}"
 
 
-def _has_text(block: torch.nn.Module) -> bool:
+def _has_text(block: nn.Module) -> bool:
     # UpBlock2D, DownBlock2D and UNetMidBlock2D lack the attribute that the others set to True.
     return getattr(block, "has_cross_attention", False)

@@ -1,4 +1,4 @@
-"""What a family of base models is, and the list of known families.
+"""What a family of base models is.
 
 A family consists of base models with the same architecture, such as Stable Diffusion 1 and 2. Families differ in their
 denoiser, where its levels are, how attention is recorded, which text encoders they use, and a few details. A `Family`
@@ -104,7 +104,8 @@ class Family(ABC):
 
         Args:
             model: The denoiser.
-            layout: Where the denoiser's levels are, as `layout` returns it.
+            layout: Where the denoiser's levels are, as `layout` returns it. If it has `levels`, only their maps are
+                needed, and a pass may end after the last layer that they and `record_levels` need.
             latents: Latents with their noise, (B, C, H, W). Height and width are multiples of `layout.multiple`.
             timestep: Diffusion timestep, an integer from 0 to 999.
             text: The encoded text, one per image, with the embedding widths in `layout`.
@@ -113,10 +114,11 @@ class Family(ABC):
             record_heads: Whether to append L channels for each head. Families without `records_heads` may leave it out.
 
         Returns:
-            The maps, finest first, where the map of level k is (B, channels[k], H / reduction[k], W / reduction[k]).
-            The second value has, for each recorded level, the attention of its cells to the text, averaged over heads
-            and layers, (B, L, h, w) with the height and width of the map. The values of a cell sum to one over the
-            tokens, or to less in joint attention, where cells also attend to the image.
+            The maps of `layout.wanted`, or of all levels, finest first, where the map of level k is (B, channels[k],
+            H / reduction[k], W / reduction[k]). The second value has, for each recorded level, the attention of its
+            cells to the text, averaged over heads and layers, (B, L, h, w) with the height and width of the map. The
+            values of a cell sum to one over the tokens, or to less in joint attention, where cells also attend to the
+            image.
         """
 
     # Which models belong to the family
@@ -159,8 +161,12 @@ class Family(ABC):
         image_size: tuple[int, int],
         record_levels: Collection[int] = (),
         record_heads: bool = False,
+        levels: Sequence[int] | None = None,
     ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
-        """Call `one_pass`, and check its result against the layout. The arguments are those of `one_pass`.
+        """Call `one_pass`, and check its result against the layout.
+
+        The arguments are those of `one_pass`, with the whole `layout`, and `levels`: the levels whose maps are
+        returned, finest first, which include `record_levels`. None is all levels.
 
         Raises:
             ModelError: If the number, channels or sizes of the maps differ from the layout, or attention is missing.
@@ -173,6 +179,7 @@ class Family(ABC):
             raise ModelError(f"the {self.part} was replaced by a {type(model).__name__}; pass a {kind.__name__}.")
         if not torch.compiler.is_compiling():
             self.check_unchanged(model, layout)
+        layout = layout.only(levels, record_levels)
         with computing(model, self.part):
             maps, attention = self.one_pass(
                 model,
@@ -184,6 +191,8 @@ class Family(ABC):
                 record_levels=record_levels,
                 **({"record_heads": True} if record_heads else {}),
             )
+        if layout.levels is not None and len(maps) == len(layout.channels):  # a family that always computes all
+            maps = tuple(maps[level] for level in layout.levels)
         layout.check_pass(
             maps,
             attention,
@@ -201,7 +210,12 @@ class Family(ABC):
         self.freeze_unused(model, layout)
 
     def freeze_unused(self, model: Any, layout: Layout) -> None:
-        """Freeze the layers that a pass never runs, so that DDP does not wait for their gradients."""
+        """Freeze the layers on which no map depends, so that DDP does not wait for their gradients.
+
+        Args:
+            model: The denoiser.
+            layout: Where the levels are; if it has `levels`, layers that only other levels need are frozen, too.
+        """
         for module in self.unused(model, layout):
             module.requires_grad_(False)
 
@@ -214,7 +228,7 @@ class Family(ABC):
         return
 
     def unused(self, model: Any, layout: Layout) -> Iterable[nn.Module]:
-        """Layers that a pass never runs."""
+        """Layers that a pass never runs: those after the last map and the last attention in `layout`."""
         return ()
 
     def denoise(
@@ -340,71 +354,3 @@ class DiffusersFamily(Family):
         """The config's `sample_size`; the smaller side if it has two."""
         size = model.config.get("sample_size")
         return min(size) if isinstance(size, list | tuple) else size
-
-
-_FAMILIES: dict[str, Family] = {}
-
-
-def register(family: Family) -> None:
-    """Add a family, so that `TADPBackbone`, its `from_pretrained` and everything built on them can use its models.
-
-    If several families match a model, the one that was registered last is used. A registered family with the same name
-    is replaced.
-
-    Args:
-        family: An instance of a subclass of `Family`.
-
-    Raises:
-        TypeError: If `family` is not an instance of a subclass of `Family`, its `denoiser_class` is not a subclass of
-            `nn.Module`, or its `part` is neither "unet" nor "transformer".
-    """
-    if not isinstance(family, Family):
-        raise TypeError(f"family must be an instance of a subclass of Family; got {family!r}.")
-    if not issubclass(family.denoiser_class, nn.Module) or family.part not in PARTS:
-        raise TypeError(
-            f"denoiser_class must be a subclass of nn.Module and part one of {', '.join(PARTS)}; got "
-            f"{family.denoiser_class!r} and {family.part!r}."
-        )
-    _FAMILIES.pop(family.name, None)
-    _FAMILIES[family.name] = family
-
-
-def family_of(model: nn.Module) -> Family:
-    """The family of a denoiser.
-
-    Raises:
-        ModelError: If the denoiser belongs to no known family; the message lists the families.
-    """
-    for family in reversed(_FAMILIES.values()):
-        if isinstance(model, family.denoiser_class) and family.matches(family.config(model)):
-            return family
-    raise ModelError(f"tadp cannot read a {type(model).__name__}; it reads {known_families()}.")
-
-
-def family_of_config(config: Mapping[str, Any], where: Path) -> Family:
-    """Return the family to which a saved denoiser belongs.
-
-    Args:
-        config: The content of the denoiser's config.json, with its `_class_name`.
-        where: The denoiser's folder, for the error message.
-
-    Raises:
-        ModelError: If the denoiser belongs to no known family. The message lists the known families.
-    """
-    name = config.get("_class_name")
-    for family in reversed(_FAMILIES.values()):
-        if family.denoiser_class.__name__ == name and family.matches(config):
-            return family
-    raise ModelError(
-        f"{where} holds a {name!r}; tadp reads {known_families()}. Check _class_name in its config.json, or `register`."
-    )
-
-
-def known_families() -> str:
-    """The names of all families and their denoiser classes, for error messages.
-
-    Example:
-        >>> known_families().startswith("Stable Diffusion 1.x and 2.x (UNet2DConditionModel), Stable Diffusion XL")
-        True
-    """
-    return ", ".join(f"{family.name} ({family.denoiser_class.__name__})" for family in _FAMILIES.values())

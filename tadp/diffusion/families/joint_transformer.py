@@ -90,7 +90,7 @@ class JointTransformerFamily(DiffusersFamily):
     def unused(self, model: Any, layout: Layout) -> list[nn.Module]:
         """The layers after the last map, and the text layers of the last block, whose output no later block reads."""
         names, blocks = zip(*self.blocks(model).items(), strict=True)
-        last = max(names.index(tap) for tap in layout.taps)
+        last = max(names.index(layout.taps[level]) for level in layout.wanted)
         modules = (*blocks[last + 1 :], model.norm_out, model.proj_out, *self.text_layers(blocks[last]))
         return [module for module in modules if module is not None]
 
@@ -106,7 +106,7 @@ class JointTransformerFamily(DiffusersFamily):
         record_levels: Collection[int],
         record_heads: bool = False,
     ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
-        """Run the transformer up to its last level. The timestep is 1,000 times the share of noise."""
+        """Run the transformer up to the last level that is wanted. The timestep is 1,000 times the share of noise."""
         time = torch.full((latents.shape[0],), float(timestep), device=latents.device)
         image, arguments, options = self.start(model, latents, time, text)
         return joint_pass(
@@ -115,6 +115,7 @@ class JointTransformerFamily(DiffusersFamily):
             model.context_embedder(text.embeddings),
             arguments,
             taps=layout.taps,
+            levels=layout.wanted,
             size=(latents.shape[2] // PATCH, latents.shape[3] // PATCH),
             options=options,
             record_levels=record_levels,

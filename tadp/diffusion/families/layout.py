@@ -1,7 +1,7 @@
 """`Layout`: where the levels of a denoiser are, and whether a denoiser and its pass agree with it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ class Layout:
         latent_channels: Number of channels of the latents: 4 up to Stable Diffusion XL, 16 from Stable Diffusion 3 on.
         text_width: D, the width of a token's embedding.
         pooled_width: P, the width of a text's pooled embedding; None if the denoiser takes no pooled embedding.
+        levels: Levels whose maps a pass returns, finest first; None is all levels. See `only`.
     """
 
     channels: tuple[int, ...]
@@ -30,9 +31,27 @@ class Layout:
     latent_channels: int
     text_width: int
     pooled_width: int | None = None
+    levels: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
         return f"channels {self.channels}, latent_channels {self.latent_channels}, text_width {self.text_width}"
+
+    def only(self, levels: Sequence[int] | None, attention: Collection[int]) -> "Layout":
+        """Return the same layout for a pass that returns fewer maps; levels keep their numbers.
+
+        Args:
+            levels: Levels whose maps the pass returns, finest first; None is all levels.
+            attention: Levels whose attention layers are kept.
+        """
+        if levels is None or len(levels) == len(self.channels):
+            return self
+        layers = {name: level for name, level in self.attention_layers.items() if level in attention}
+        return replace(self, attention_layers=layers, levels=tuple(levels))
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """Levels whose maps a pass returns, finest first."""
+        return tuple(range(len(self.channels))) if self.levels is None else self.levels
 
     @property
     def attention_levels(self) -> tuple[int, ...]:
@@ -85,11 +104,13 @@ class Layout:
         Raises:
             ModelError: If the number of maps, their channels or sizes, or the recorded attention are not as described.
         """
-        if len(maps) != len(self.channels):
-            raise ModelError(f"a pass of {family} returned {len(maps)} maps; its layout has {len(self.channels)}.")
+        levels = self.wanted
+        if len(maps) != len(levels):
+            raise ModelError(f"a pass of {family} returned {len(maps)} maps; its layout has {len(levels)}.")
         height, width = latents.shape[2:]
-        for level, (feature_map, channels, cells) in enumerate(zip(maps, self.channels, self.reduction, strict=True)):
-            results = [("map", feature_map, channels, "channels")]
+        for level, feature_map in zip(levels, maps, strict=True):
+            cells = self.reduction[level]
+            results = [("map", feature_map, self.channels[level], "channels")]
             if level in record_levels:
                 if level not in attention:
                     raise ModelError(f"a pass of {family} returned no attention for level {level}, which is recorded.")

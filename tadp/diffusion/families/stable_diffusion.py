@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tadp.diffusion.attention import RecordingAttnProcessor, install_recording
 from tadp.diffusion.families.family import DiffusersFamily, LoraLoader
 from tadp.diffusion.families.layout import Layout
-from tadp.diffusion.unet import check_unet, unet_attention_layers, unet_pass, unet_taps
+from tadp.diffusion.unet import check_unet, layers_after, unet_attention_layers, unet_pass, unet_taps
 from tadp.errors import ModelError
 from tadp.text.conditioning import Conditioning
 
@@ -58,8 +58,10 @@ class StableDiffusion(DiffusersFamily):
             raise ModelError("FreeU is on in the U-Net, but features are computed without it; call disable_freeu().")
 
     def unused(self, model: UNet2DConditionModel, layout: Layout) -> list[nn.Module]:
-        """The last norm and convolution, which compute the prediction."""
-        return [module for module in (model.conv_norm_out, model.conv_out) if module is not None]
+        """The layers after the last one that is needed, up to the convolution that computes the prediction."""
+        finest = min(layout.wanted)
+        rest = layers_after(model, finest, is_recorded=finest in layout.attention_levels)
+        return [module for module in (*rest, model.conv_norm_out, model.conv_out) if module is not None]
 
     def one_pass(
         self,
@@ -78,6 +80,7 @@ class StableDiffusion(DiffusersFamily):
             model,
             latents,
             taps=layout.taps,
+            levels=layout.wanted,
             timestep=timestep,
             embeddings=text.embeddings,
             mask=text.mask,

@@ -59,6 +59,7 @@ class StableDiffusionXL(StableDiffusion):
             model,
             latents,
             taps=layout.taps,
+            levels=layout.wanted,
             timestep=timestep,
             embeddings=text.embeddings,
             mask=text.mask,
