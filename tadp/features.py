@@ -176,7 +176,7 @@ class AttentionMaps:
         if level not in self.maps:
             raise ValueError(
                 f"no attention at level {level}; recorded: {', '.join(map(str, self.levels)) or 'none'}. Build the "
-                f"backbone with record_attention=({level},)."
+                f"backbone with record_attention=({level},), and include {level} in levels= if you pass that."
             )
         return self.maps[level]
 
@@ -306,13 +306,15 @@ class Features:
     """The result of a backbone for a batch of images: feature maps and attention.
 
     Attributes:
-        maps: One feature map per level, finest first. That of level k is (B, channels[k], ceil(H / reduction[k]),
-            ceil(W / reduction[k])), with channels and reduction from the backbone's `feature_info`.
+        maps: One feature map per level that was computed, finest first. Map k is (B, channels[k],
+            ceil(H / reduction[k]), ceil(W / reduction[k])), with channels and reduction from the backbone's
+            `feature_info`.
         attention: The attached and recorded attention; None if attention was neither attached nor recorded.
         image_size: (height, width) of the images in pixels.
         vae_map: A map of the VAE encoder at half the stride of the finest level, (B, C, ceil(H / 4), ceil(W / 4)) for
             Stable Diffusion. It is not one of the levels, and carries no gradient. None unless the backbone was called
             with `vae_map=True`.
+        levels: The level of each map. None is for maps of all levels, from 0 on.
 
     Raises:
         TypeError: If `maps` is not a list of tensors, or `image_size` not two whole numbers. A set has no order.
@@ -323,6 +325,7 @@ class Features:
     attention: AttentionMaps | None
     image_size: tuple[int, int]
     vae_map: Float[Tensor, "_b _c _h _w"] | None = None
+    levels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.maps, list | tuple):
@@ -331,9 +334,14 @@ class Features:
         if len(self.image_size) != 2:
             raise ValueError(f"image_size must be (height, width) in pixels; got {len(self.image_size)} numbers.")
 
+    @property
+    def by_level(self) -> dict[int, Float[Tensor, "b _c _h _w"]]:
+        """The maps by the number of their level, finest first."""
+        return dict(zip(range(len(self.maps)) if self.levels is None else self.levels, self.maps, strict=True))
+
     def broken(self) -> dict[int, str]:
         """The images whose features are NaN or infinite, by number in the batch, each with a sentence about it."""
-        tensors = {f"the map of level {level}": level_map for level, level_map in enumerate(self.maps)}
+        tensors = {f"the map of level {level}": level_map for level, level_map in self.by_level.items()}
         if self.attention is not None:
             tensors |= {f"the attention of level {level}": self.attention.at(level) for level in self.attention.levels}
         broken: dict[int, str] = {}

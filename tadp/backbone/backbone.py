@@ -1,8 +1,8 @@
 """TADPBackbone: images and captions in, multi-scale features and word-level attention out."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,11 @@ from huggingface_hub import ModelCard
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tadp.backbone.captioned_model import CaptionedModel
 from tadp.backbone.encoding import check_latents
-from tadp.backbone.feature_model import FeatureModel
 from tadp.backbone.options import BackboneOptions, CombineTimesteps, check_saved_options, described_options
 from tadp.backbone.summary import backbone_card, summarize
-from tadp.backbone.text_source import CaptionFunction, Text, TextSource
+from tadp.backbone.text_source import Text
 from tadp.backbone.tiling import blend, check_tiling
 from tadp.diffusion.loading.networks import load_text_adapter
 from tadp.diffusion.loading.parts import load_parts, save_parts
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 
-class TADPBackbone(FeatureModel, Pushable):
+class TADPBackbone(CaptionedModel, Pushable):
     """A text-to-image diffusion model as a vision backbone, which turns images and text into feature maps.
 
     The VAE and the text encoder are frozen. The U-Net trains unless you call `freeze()`. Maps are taken at several
@@ -92,6 +92,7 @@ class TADPBackbone(FeatureModel, Pushable):
         pool_synonyms: Synonyms | None = None,
         default_text: str | None = "",
         blocks: Sequence[int] | None = None,
+        levels: Sequence[int] | None = None,
     ):
         options = BackboneOptions(
             timestep=timestep, combine_timesteps=combine_timesteps, noise_samples=noise_samples, noise_seed=noise_seed,
@@ -99,12 +100,12 @@ class TADPBackbone(FeatureModel, Pushable):
             attach_attention=attach_attention, detach_attention=detach_attention, record_attention=record_attention,
             record_heads=record_heads, text_adapter=text_adapter, text_length=text_length,
             pool_attention=pool_attention, pool_synonyms=pool_synonyms, default_text=default_text, blocks=blocks,
+            levels=levels,
         )  # fmt: skip
         super().__init__(
             options, vae=vae, unet=unet, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
         )
         self._source: Source | None = None
-        self._texts = TextSource()
 
     @classmethod
     def from_pretrained(
@@ -204,11 +205,6 @@ class TADPBackbone(FeatureModel, Pushable):
         """What `from_pretrained` loaded; None for a backbone built from parts. Training and installing keep it."""
         return self._source
 
-    @property
-    def captioner(self) -> CaptionFunction | None:
-        """The attached captioner; None if none is attached."""
-        return self._texts.captioner
-
     def encode_image(
         self, images: ImageLike | Sequence[ImageLike], *, generator: torch.Generator | None = None
     ) -> Float[Tensor, "b c h w"]:
@@ -236,6 +232,7 @@ class TADPBackbone(FeatureModel, Pushable):
         *,
         image_size: tuple[int, int] | None = None,
         truncate: bool = False,
+        levels: Sequence[int] | None = None,
     ) -> Features:
         """Run the U-Net on latents: ε of the paper.
 
@@ -248,6 +245,8 @@ class TADPBackbone(FeatureModel, Pushable):
             image_size: (height, width) of the images before padding, in pixels, to which maps are cropped. None is the
                 size that the latents cover.
             truncate: Whether captions over the token limit are cut, with a warning, instead of refused.
+            levels: Levels to compute, finest first, such as (2, 3), among those of the backbone; None is all of them.
+                The pass ends after the last layer that they need. Other levels have neither a map nor attention.
 
         Returns:
             The maps, finest first, cropped to ceil(size / stride) cells, and the attached and recorded attention.
@@ -258,9 +257,10 @@ class TADPBackbone(FeatureModel, Pushable):
         """
         check_latents(latents, channels=self.layout.latent_channels, multiple=self.layout.multiple, size=image_size)
         size = image_size or (latents.shape[2] * self.vae.reduction, latents.shape[3] * self.vae.reduction)
-        if isinstance(text, Conditioning):
-            return self.features(latents, text, size)
-        return self.features(latents, self._find_text(text, len(latents), truncate=truncate), size, names_vary=True)
+        names_vary = not isinstance(text, Conditioning)
+        if not isinstance(text, Conditioning):
+            text = self._find_text(text, len(latents), truncate=truncate)
+        return self.features(latents, text, size, names_vary=names_vary, levels=levels)
 
     def forward(
         self,
@@ -270,6 +270,7 @@ class TADPBackbone(FeatureModel, Pushable):
         truncate: bool = False,
         generator: torch.Generator | None = None,
         vae_map: bool = False,
+        levels: Sequence[int] | None = None,
     ) -> Features:
         """Compute the features of images, given their captions.
 
@@ -281,6 +282,7 @@ class TADPBackbone(FeatureModel, Pushable):
             truncate: Whether captions over the token limit are cut, with a warning, instead of refused.
             generator: Random number generator for the option `sample_posterior`; None is torch's global one.
             vae_map: Whether to also return a map of the VAE encoder, as `Features.vae_map`.
+            levels: Levels to compute, as in `extract`.
 
         Raises:
             ImageError, CaptionError, ValueError: If `encode_image`, `encode_text` or `extract` raises them.
@@ -294,13 +296,13 @@ class TADPBackbone(FeatureModel, Pushable):
             >>> [tuple(level.shape) for level in features.maps]
             [(1, 32, 16, 16), (1, 141, 8, 8), (1, 173, 4, 4), (1, 128, 2, 2)]
         """
-        pixels = to_tensor(images)
+        pixels, levels = to_tensor(images), self.chosen_levels(levels)
         names_vary = not isinstance(text, Conditioning)
         if not isinstance(text, Conditioning):  # before the slow part, in case the text is refused
             text = self._find_text(text, len(pixels), pixels=pixels, truncate=truncate)
         latents, half = self.latents(pixels, generator, vae_map=vae_map)
         size = pixels.shape[2], pixels.shape[3]
-        features = self.features(latents, text, size, names_vary=names_vary)
+        features = self.features(latents, text, size, names_vary=names_vary, levels=levels)
         if half is None:
             return features
         return replace(features, vae_map=crop_to_cells(half, size, self.vae.reduction // 2))
@@ -319,6 +321,7 @@ class TADPBackbone(FeatureModel, Pushable):
         device: torch.device | str | None = None,
         max_pixels: int | None = MAX_PIXELS,
         progress: bool = False,
+        levels: Sequence[int] | None = None,
     ) -> Features:
         """Compute the features of one large image from overlapping tiles, which are blended where they overlap.
 
@@ -342,6 +345,7 @@ class TADPBackbone(FeatureModel, Pushable):
             device: Device of the result. None is the backbone's. "cpu" keeps a large result out of the GPU's memory.
             max_pixels: Largest number of pixels that the image may have. None removes the limit.
             progress: Whether to show a progress bar.
+            levels: Levels to compute, as in `extract`.
 
         Returns:
             Features with the shapes of a single pass, where the map of level k is (1, channels[k],
@@ -355,8 +359,8 @@ class TADPBackbone(FeatureModel, Pushable):
                 backbone attaches or records attention per token.
         """
         check_tiling(batch_size, dtype)
-        crops, reduction = Crops(image, max_pixels=max_pixels), self.feature_info.reduction
-        tiles = grid(crops.size, tile_px=tile_px, overlap_px=overlap_px, multiple=reduction[-1])
+        crops, levels = Crops(image, max_pixels=max_pixels), self.chosen_levels(levels)
+        tiles = grid(crops.size, tile_px=tile_px, overlap_px=overlap_px, multiple=max(self.strides))
         encoded = self._texts.resolve_tiles(
             text, tiles, self.encode_text, default=self.options.default_text, truncate=truncate
         )
@@ -364,47 +368,9 @@ class TADPBackbone(FeatureModel, Pushable):
         if differ:
             self.options.check_text_per_tile()
         return blend(
-            in_evaluation(self), crops, tiles, encoded, reduction=reduction, with_attention=not differ,
-            batch_size=batch_size, dtype=dtype, device=device, progress=progress,
+            partial(in_evaluation(self), levels=levels), crops, tiles, encoded, strides=self.strides,
+            with_attention=not differ, batch_size=batch_size, dtype=dtype, device=device, progress=progress,
         )  # fmt: skip
-
-    def conditioning(self, text: Text) -> AbstractContextManager[None]:
-        """Set the text of `backbone(images)` within a `with` block, for frameworks that only pass images.
-
-        Each thread has its own blocks.
-
-        Args:
-            text: One caption per image of the batch, one caption for all images, or a `Conditioning`.
-
-        Raises:
-            CaptionError: If `text` is None or empty.
-        """
-        return self._texts.blocks.open(text)
-
-    def attach_captioner(self, captioner: CaptionFunction | str | None, **options: Any) -> "TADPBackbone":
-        """Attach a captioner, which describes the images whenever `backbone(images)` is called without text.
-
-        An open `conditioning()` block takes precedence. The captioner is not a part of the backbone: it is not saved or
-        moved with the backbone, and copies of the backbone share it. Captions over the text encoder's limit are cut,
-        with a warning.
-
-        Args:
-            captioner: A `Captioner`, the name of one, or any function from images (B, 3, H, W) in [0, 1] to B captions.
-                None detaches the attached captioner.
-            **options: Options of `Captioner.from_pretrained`, if `captioner` is a name.
-
-        Raises:
-            UnknownModelError: If `captioner` is a name and there is no such captioner.
-            TypeError: If `captioner` is neither a name, a function nor None.
-        """
-        self._texts = self._texts.with_captioner(captioner, **options)
-        return self
-
-    def _find_text(
-        self, text: str | Sequence[str] | None, count: int, *, truncate: bool, pixels: Tensor | None = None
-    ) -> Conditioning:
-        default = self.options.default_text
-        return self._texts.resolve(text, count, self.encode_text, default=default, pixels=pixels, truncate=truncate)
 
 
 TADPBackbone.__doc__ = (TADPBackbone.__doc__ or "").replace("{options}", described_options())

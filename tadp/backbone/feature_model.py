@@ -11,14 +11,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.backbone.encoding import encode
-from tadp.backbone.options import BackboneOptions, CombineTimesteps, Option
+from tadp.backbone.joining import join, join_uncompiled
+from tadp.backbone.options import BackboneOptions, CombineTimesteps, Option, check_levels
 from tadp.backbone.passes import Passes
-from tadp.backbone.text_source import never_compiled
-from tadp.diffusion.attention import attach_attention as join_attention
 from tadp.diffusion.families import family_of
 from tadp.diffusion.vae import AnyVAE, encoder_of
 from tadp.errors import ModelError
-from tadp.features import AttentionMaps, FeatureInfo, Features, cells_of
+from tadp.features import FeatureInfo, Features
 from tadp.files.inference import computing, without_autocast
 from tadp.images.reading import crop_to_cells
 from tadp.text.conditioning import Conditioning, TextAdapter
@@ -76,6 +75,7 @@ class FeatureModel(nn.Module):
     pool_synonyms = Option[dict[str, list[str]] | None]()
     default_text = Option[str | None]()
     blocks = Option[tuple[int, ...] | None]()
+    levels = Option[tuple[int, ...] | None]()
 
     def __init__(
         self,
@@ -99,6 +99,7 @@ class FeatureModel(nn.Module):
             self.text_adapter = TextAdapter(self.layout.text_width).to(self.device, self.dtype)
         self._set_options(options, scheduler)
         self.family.prepare(unet, self.layout)
+        self.freeze_unused()
         self.vae.requires_grad_(False)
         if self.text_encoder is not None:
             self.text_encoder.requires_grad_(False)
@@ -149,7 +150,7 @@ class FeatureModel(nn.Module):
 
     def _set_options(self, options: BackboneOptions, scheduler: "SchedulerMixin | Mapping[str, Any] | None") -> None:
         """Set the options, after checking that this model can run with them."""
-        options.check_levels(self.layout, self.vae.reduction)
+        options.check_layout(self.layout, self.vae.reduction)
         if options.record_heads and not self.family.records_heads:
             raise ValueError(f"attention per head is not recorded for {self.family.name}; pass record_heads=False.")
         length = options.text_length or (self.text_encoder.length if self.text_encoder else None)
@@ -166,23 +167,33 @@ class FeatureModel(nn.Module):
         """
         options = self.options
         attached = len(options.pool_attention) or options.text_length
-        if options.attach_attention and attached is None:
+        if options.attached_levels and attached is None:
             raise ModelError(
                 "without a text encoder the number of attention channels is unknown; pass text_length= or "
                 "pool_attention=."
             )
         return FeatureInfo(
             channels=tuple(
-                channels * self.passes.width + (attached or 0) * (level in options.attach_attention)
-                for level, channels in enumerate(self.layout.channels)
+                self.layout.channels[level] * self.passes.width + (attached or 0) * (level in options.attached_levels)
+                for level in self.chosen_levels()
             ),
-            reduction=self._strides,
+            reduction=tuple(self.strides[level] for level in self.chosen_levels()),
         )
 
     @property
-    def _strides(self) -> tuple[int, ...]:
-        """The stride of each level in pixels, finest first."""
+    def strides(self) -> tuple[int, ...]:
+        """The stride in pixels of each level of the model, finest first, whatever the option `levels` is."""
         return tuple(self.vae.reduction * cells for cells in self.layout.reduction)
+
+    def chosen_levels(self, levels: Sequence[int] | None = None) -> tuple[int, ...]:
+        """The levels whose maps a call with `levels` returns, finest first; with None, all levels of the backbone.
+
+        Raises:
+            TypeError: If `levels` is not a list of whole numbers.
+            ValueError: If the backbone does not have a level, or they are not different levels, finest first.
+        """
+        own = tuple(self.options.levels or range(len(self.layout.channels)))
+        return own if levels is None else check_levels(levels, {level: self.strides[level] for level in own})
 
     @property
     def device(self) -> torch.device:
@@ -237,10 +248,15 @@ class FeatureModel(nn.Module):
                 self.vae, pixels, self.options, multiple=self.layout.multiple, generator=generator, vae_map=vae_map
             )
 
-    def levels(
-        self, latents: Float[Tensor, "b c h w"], text: Conditioning, image_size: tuple[int, int]
-    ) -> tuple[list[Tensor], dict[int, Tensor]]:
-        """Compute the maps and the attention of each level, without attaching the attention to the maps.
+    def maps_and_attention(
+        self,
+        latents: Float[Tensor, "b c h w"],
+        text: Conditioning,
+        image_size: tuple[int, int],
+        *,
+        levels: Sequence[int] | None = None,
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """Compute the map and the attention of each level, without attaching the attention to the maps.
 
         Sizes may be symbolic, while a graph is exported.
 
@@ -248,15 +264,17 @@ class FeatureModel(nn.Module):
             latents: Latents without noise, (B, C, H, W).
             text: The encoded text: one text for all images, or one per image.
             image_size: (height, width) of the images before padding, in pixels, to which maps are cropped.
+            levels: Levels to compute, finest first; None is all levels of the backbone.
 
         Returns:
-            The maps, finest first, and the attention of each recorded level, by level. With the option `record_heads`,
-            the L channels of the mean over heads are followed by those of each head.
+            The map of each level, by level, finest first, and the attention of each recorded level. With the option
+            `record_heads`, the L channels of the mean over heads are followed by those of each head.
 
         Raises:
             ValueError: If the text has a width or a length that the denoiser does not take.
             CaptionError: If the number of texts is neither one nor B.
         """
+        numbers = self.chosen_levels(levels)
         self.options.check_text(text, self.layout)
         tensors = Conditioning(text.embeddings, mask=text.mask, pooled=text.pooled).to(latents.device, self.dtype)
         if self.text_adapter is not None:
@@ -267,13 +285,18 @@ class FeatureModel(nn.Module):
             self.layout,
             text=tensors.expand(latents.shape[0]),
             image_size=image_size,
-            record_levels=self.options.attention_levels,
+            record_levels=[level for level in self.options.attention_levels if level in numbers],
             record_heads=self.options.record_heads,
+            levels=numbers,
         )
         maps, attention = self.passes.run(one_pass, latents, self.dtype)
-        strides = self._strides
-        maps = [crop_to_cells(padded, image_size, stride) for padded, stride in zip(maps, strides, strict=True)]
-        return maps, {level: crop_to_cells(padded, image_size, strides[level]) for level, padded in attention.items()}
+        return (
+            {level: self._cropped(padded, image_size, level) for level, padded in zip(numbers, maps, strict=True)},
+            {level: self._cropped(padded, image_size, level) for level, padded in attention.items()},
+        )
+
+    def _cropped(self, padded: Tensor, image_size: tuple[int, int], level: int) -> Tensor:
+        return crop_to_cells(padded, image_size, self.strides[level])
 
     def features(
         self,
@@ -282,6 +305,7 @@ class FeatureModel(nn.Module):
         image_size: tuple[int, int],
         *,
         names_vary: bool = False,
+        levels: Sequence[int] | None = None,
     ) -> Features:
         """Compute the features of latents: the map of each level, with attention attached where the options say so.
 
@@ -291,10 +315,11 @@ class FeatureModel(nn.Module):
             image_size: (height, width) of the images before padding, in pixels, to which maps are cropped.
             names_vary: Whether the strings of tokens and words change between calls. If so, they are kept out of the
                 graphs of torch.compile, where they would be constants.
+            levels: Levels to compute, finest first; None is all levels of the backbone.
         """
-        maps, attention = self.levels(latents, text, image_size)
-        join = _join_uncompiled if names_vary else _join
-        return join(maps, attention, text, image_size, self._strides, self.options)
+        maps, attention = self.maps_and_attention(latents, text, image_size, levels=levels)
+        attach = join_uncompiled if names_vary else join
+        return attach(maps, attention, text, image_size, self.strides, self.options)
 
     def train(self: Model, mode: bool = True) -> Model:
         """Set the training mode; the frozen VAE and text encoder stay in evaluation mode."""
@@ -310,9 +335,19 @@ class FeatureModel(nn.Module):
         return self
 
     def unfreeze(self: Model) -> Model:
-        """Train the U-Net again, except for the layers after the last map, which never run."""
+        """Train the U-Net again, except for layers on which no map depends, such as those after the last map."""
         self.unet.requires_grad_(True)
-        self.family.freeze_unused(self.unet, self.layout)
+        return self.freeze_unused()
+
+    def freeze_unused(self: Model) -> Model:
+        """Freeze the layers of the U-Net on which no map of this backbone depends, so that DDP does not wait for them.
+
+        Building a backbone and `unfreeze` do this, too. `with_options` does not, because both backbones share the
+        weights.
+        """
+        options = self.options
+        attention = () if options.detach_attention else options.attached_levels
+        self.family.freeze_unused(self.unet, self.layout.only(options.levels, attention))
         return self
 
     def enable_gradient_checkpointing(self: Model, enabled: bool = True) -> Model:
@@ -362,34 +397,6 @@ class FeatureModel(nn.Module):
                 f"the text encoder pools a text to a width of {text.pooled_width}, but the model takes "
                 f"{self.layout.pooled_width}; use a pair trained together."
             )
-
-
-def _join(
-    maps: list[Tensor],
-    attention: dict[int, Tensor],
-    text: Conditioning,
-    size: tuple[int, int],
-    strides: tuple[int, ...],
-    options: BackboneOptions,
-) -> Features:
-    """Attach attention to the maps and name its tokens and words."""
-    text, size = text.expand(len(maps[0])), (int(size[0]), int(size[1]))
-    batch, length, _ = text.embeddings.shape
-    head_maps = {}
-    if options.record_heads:
-        head_maps = {level: maps[:, length:].unflatten(1, (-1, length)) for level, maps in attention.items()}
-        attention = {level: maps[:, :length] for level, maps in attention.items()}
-    tokens = text.tokens or (("",) * length,) * batch
-    named = AttentionMaps(attention, tokens, text.words, head_maps, cells_of(size, strides))
-    for level in options.attach_attention:
-        channels = named.at(level)
-        if options.pool_attention:
-            channels = named.pool(options.pool_attention, level, synonyms=options.pool_synonyms).maps
-        maps[level] = join_attention(maps[level], channels, detach=options.detach_attention)
-    return Features(tuple(maps), named if attention else None, size)
-
-
-_join_uncompiled = never_compiled(_join)  # otherwise each new caption would compile again
 
 
 def refuse_name(backbone: object) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args, overload
 
 from tadp.diffusion.families import Layout
 from tadp.errors import Argument, ModelError, OptionError
-from tadp.files.checks import check_choice, check_whole
+from tadp.files.checks import check_choice, check_ordered, check_whole
 from tadp.language.matching import Synonyms, checked_names
 from tadp.text.conditioning import Conditioning
 
@@ -62,10 +62,14 @@ class BackboneOptions:
             captioner. "" is the empty prompt; None raises an error in this case.
         blocks: Numbers of the three blocks of a transformer (Stable Diffusion 3 or FLUX) that become the levels of
             strides 8, 16 and 32, with their attention. None uses the blocks listed in docs/base-models.md.
+        levels: Levels whose maps are computed, finest first, such as (2, 3). A pass ends after the last layer that they
+            need, other levels have neither a map nor attention, and layers that never run are frozen. None is all
+            levels.
 
     Raises:
         TypeError: If an option is of the wrong type.
-        ValueError: If a number is out of range, a timestep occurs twice, or noise is added to unscaled latents.
+        ValueError: If a number is out of range, a timestep occurs twice, noise is added to unscaled latents, or
+            `record_attention` has a level that `levels` leaves out.
     """
 
     timestep: int | Sequence[int]
@@ -85,6 +89,7 @@ class BackboneOptions:
     pool_synonyms: Synonyms | None
     default_text: str | None
     blocks: Sequence[int] | None
+    levels: Sequence[int] | None
 
     def __post_init__(self) -> None:
         for name in _FLAGS:
@@ -106,6 +111,7 @@ class BackboneOptions:
             pool_attention=names,
             pool_synonyms=synonyms,
             blocks=None if self.blocks is None else _check_blocks(self.blocks),
+            levels=None if self.levels is None else check_levels(self.levels),
         )
         check_choice(self.combine_timesteps, get_args(CombineTimesteps), name="combine_timesteps")
         if not 0 <= self.noise_seed < _SEEDS:
@@ -116,6 +122,11 @@ class BackboneOptions:
             raise OptionError(Argument("text_length"), f" must be {_MOST_TOKENS} at most; got {self.text_length}.")
         if self.noise_samples and not self.scale_latents:
             raise ValueError("noise needs latents of unit scale; leave scale_latents=True, or pass noise_samples=0.")
+        for level in self.record_attention:
+            if level not in self.attention_levels:
+                raise ValueError(
+                    f"record_attention has level {level}, but levels={self.levels} leaves it out. Add it to levels."
+                )
         if self.record_heads and not self.attention_levels:
             raise ValueError(
                 "record_heads needs levels to record; pass record_attention=(0, 1), or record_heads=False."
@@ -134,8 +145,14 @@ class BackboneOptions:
 
     @property
     def attention_levels(self) -> list[int]:
-        """The levels whose attention is recorded, attached ones included."""
-        return sorted({*self.attach_attention, *self.record_attention})
+        """The levels whose attention is recorded, attached ones included. It has only levels that are computed."""
+        levels = sorted({*self.attach_attention, *self.record_attention})
+        return [level for level in levels if self.levels is None or level in self.levels]
+
+    @property
+    def attached_levels(self) -> list[int]:
+        """The levels whose maps get attention: those in `attach_attention` that are computed."""
+        return [level for level in self.attach_attention if level in self.attention_levels]
 
     def changed(self, **options: Any) -> "BackboneOptions":
         """Return the same options with some of them changed.
@@ -154,17 +171,20 @@ class BackboneOptions:
         """The options as arguments of `TADPBackbone`, in JSON's types; `save_pretrained` writes them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
-    def check_levels(self, layout: Layout, vae_reduction: int) -> None:
-        """Check that the levels whose attention is attached or recorded have attention.
+    def check_layout(self, layout: Layout, vae_reduction: int) -> None:
+        """Check that all levels exist, and that those whose attention is attached or recorded have attention.
 
         Args:
             layout: Where the denoiser's levels are, and which have attention.
             vae_reduction: Width of a latent cell in pixels, for the message.
 
         Raises:
-            ValueError: If `attach_attention` or `record_attention` has a level that does not exist or has no attention.
+            ValueError: If a level does not exist, or `attach_attention` or `record_attention` has a level without
+                attention.
         """
-        for level in self.attention_levels:
+        if self.levels is not None:
+            check_levels(self.levels, {level: vae_reduction * cells for level, cells in enumerate(layout.reduction)})
+        for level in sorted({*self.attach_attention, *self.record_attention}):
             if level not in layout.attention_levels:
                 levels = ", ".join(
                     f"{k} (stride {vae_reduction * layout.reduction[k]})" for k in layout.attention_levels
@@ -195,7 +215,7 @@ class BackboneOptions:
                 f"{'none' if pooled is None else f'one of {pooled}'}. Encode it with this backbone's encode_text, or "
                 "pass Conditioning(…, pooled=…)."
             )
-        if not self.attach_attention:
+        if not self.attached_levels:
             return
         if self.pool_attention and text.words is None:
             raise ValueError(
@@ -215,7 +235,7 @@ class BackboneOptions:
         Raises:
             ValueError: If attention is attached per token, or recorded.
         """
-        if self.attach_attention and not self.pool_attention:
+        if self.attached_levels and not self.pool_attention:
             raise ValueError(
                 "attention is attached per token, but a token is a different word in the text of each tile. Pass one "
                 "caption for all tiles, or build the backbone with pool_attention=[…], which attaches it per name, or "
@@ -268,6 +288,32 @@ def check_saved_options(options: Any, path: Path | str) -> None:
             raise ModelError(
                 f"{path} has the backbone option {name!r}, which this tadp does not know; it knows {', '.join(known)}."
             )
+
+
+def check_levels(levels: Any, strides: Mapping[int, int] | None = None) -> tuple[int, ...]:
+    """Check the levels whose maps should be computed.
+
+    Args:
+        levels: The levels, finest first.
+        strides: Strides in pixels of the levels that there are, by level; None if they are not known yet.
+
+    Raises:
+        TypeError: If `levels` is not a list of whole numbers, or is a set, which has no order.
+        ValueError: If a level does not exist, there is none, or they are not different levels, finest first.
+    """
+    check_ordered(levels=levels)
+    if isinstance(levels, int | str | Mapping) or not isinstance(levels, Iterable):
+        fix = f". Pass ({levels},)." if isinstance(levels, int) and not isinstance(levels, bool) else "."
+        raise TypeError(f"levels must be several numbers, such as (0, 1); got {levels!r}{fix}")
+    numbers = tuple(check_whole(level, name="each of levels", minimum=None) for level in levels)
+    if strides is not None:
+        available = ", ".join(f"{level} (stride {stride})" for level, stride in strides.items())
+        for level in numbers:
+            if level not in strides:
+                raise ValueError(f"no level {level}; this backbone has levels {available}.")
+    if not numbers or list(numbers) != sorted(set(numbers)):
+        raise ValueError(f"levels must be one or more different levels, finest first; got {numbers}.")
+    return numbers
 
 
 def described_options() -> str:

@@ -82,17 +82,17 @@ def _levels(backbone: FeatureModel) -> str:
     """Stride and channels of each level, with the channels of attached attention counted apart."""
     attached = len(backbone.pool_attention) or backbone.text_length
     levels = []
-    for level, (cells, channels) in enumerate(zip(backbone.layout.reduction, backbone.layout.channels, strict=True)):
-        width = f"{channels * backbone.passes.width} channels"
-        if level in backbone.attach_attention:
+    for level in backbone.chosen_levels():
+        width = f"{backbone.layout.channels[level] * backbone.passes.width} channels"
+        if level in backbone.options.attached_levels:
             width = f"{width} + 1 per token" if attached is None else width.replace(" ", f" + {attached} ")
-        levels.append(f"{level} (stride {backbone.vae.reduction * cells}, {width})")
+        levels.append(f"{level} (stride {backbone.strides[level]}, {width})")
     return ", ".join(levels)
 
 
 def _attached(backbone: FeatureModel) -> str:
-    levels, names = _listed(backbone.attach_attention), backbone.pool_attention
-    if not backbone.attach_attention:
+    levels, names = _listed(tuple(backbone.options.attached_levels)), backbone.pool_attention
+    if not backbone.options.attached_levels:
         return levels
     if not names:
         return f"{levels}, one channel per token"

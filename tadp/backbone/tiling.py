@@ -35,7 +35,7 @@ def blend(
     tiles: TileGrid,
     text: Conditioning | None,
     *,
-    reduction: Sequence[int],
+    strides: Sequence[int],
     with_attention: bool,
     batch_size: int,
     dtype: torch.dtype | None,
@@ -49,7 +49,7 @@ def blend(
         crops: The image, from which tiles are cut.
         tiles: Positions of the tiles.
         text: One text for all tiles, or one per tile. With None, `extract` chooses the text of each tile.
-        reduction: Stride of each level in pixels, finest first.
+        strides: Stride of each level of the model in pixels, finest first.
         with_attention: Whether attention per token is blended too. All tiles must then have the same text.
         batch_size: Number of tiles per pass.
         dtype: Dtype of the result; None keeps the dtype that `extract` returns.
@@ -59,7 +59,7 @@ def blend(
     Returns:
         Features of the whole image.
     """
-    whole = _Whole(tiles, reduction, dtype, device)
+    whole = _Whole(tiles, strides, dtype, device)
     first: AttentionMaps | None = None
     places = tiles.places
     for start in tqdm(range(0, len(places), batch_size), desc="tiles", unit="batch", disable=not progress):
@@ -78,12 +78,12 @@ class _Whole:
     def __init__(
         self,
         tiles: TileGrid,
-        reduction: Sequence[int],
+        strides: Sequence[int],
         dtype: torch.dtype | None,
         device: torch.device | str | None,
     ):
-        self.tiles, self.dtype, self.device, self._reduction = tiles, dtype, device, reduction
-        self._shares = [tiles.shares(stride) for stride in reduction]
+        self.tiles, self.dtype, self.device, self._strides = tiles, dtype, device, strides
+        self._shares = [tiles.shares(stride) for stride in strides]
         self._sums: dict[Key, Tensor] = {}
 
     def add(self, number: int, parts: dict[Key, Float[Tensor, "_c _h _w"]]) -> None:
@@ -106,7 +106,7 @@ class _Whole:
         Args:
             named: Attention of any tile, for the names of its tokens; None without attention.
         """
-        maps = [self._sums["map", level] for level in range(len(self._shares))]
+        maps = {level: whole for (kind, level), whole in self._sums.items() if kind == "map"}
         attention = None
         if named is not None:
             levels = {level: self._sums["attention", level] for level in named.levels}
@@ -114,9 +114,9 @@ class _Whole:
                 level: self._sums["heads", level].unflatten(1, heads.shape[1:3])
                 for level, heads in named.head_maps.items()
             }
-            cells = cells_of(self.tiles.image_size, self._reduction)
+            cells = cells_of(self.tiles.image_size, self._strides)
             attention = AttentionMaps(levels, named.tokens[:1], named.spans and named.spans[:1], heads, cells)
-        return Features(tuple(maps), attention, self.tiles.image_size)
+        return Features(tuple(maps.values()), attention, self.tiles.image_size, levels=tuple(maps))
 
 
 def _weight(part: Tensor, down: Share, across: Share) -> Tensor:
@@ -127,7 +127,7 @@ def _weight(part: Tensor, down: Share, across: Share) -> Tensor:
 
 
 def _parts_of_tile(features: Features, number: int, *, with_attention: bool) -> dict[Key, Tensor]:
-    parts: dict[Key, Tensor] = {("map", level): batch[number] for level, batch in enumerate(features.maps)}
+    parts: dict[Key, Tensor] = {("map", level): batch[number] for level, batch in features.by_level.items()}
     if with_attention and features.attention is not None:
         for level in features.attention.levels:
             parts["attention", level] = features.attention.at(level)[number]

@@ -135,13 +135,12 @@ def extract(
     words = CaptionTable.open(captions) if captions is not None else caption
     writable_folder(output)
     backbone = load_backbone(model, dtype=dtype, device=device, revision=revision, variant=variant)
-    check_levels(level, range(len(backbone.feature_info)), backbone, "--level")
-    check_levels(attention, backbone.layout.attention_levels, backbone, "--attention")
+    known = backbone.chosen_levels()
+    check_levels(level, known, backbone, "--level")
+    check_levels(attention, [k for k in backbone.layout.attention_levels if k in known], backbone, "--attention")
     if tile_px is not None:
         with wrong_usage("--tile"):
-            grid(
-                (tile_px, tile_px), tile_px=tile_px, overlap_px=overlap_px, multiple=backbone.feature_info.reduction[-1]
-            )
+            grid((tile_px, tile_px), tile_px=tile_px, overlap_px=overlap_px, multiple=max(backbone.strides))
     backbone = backbone.with_options(
         record_attention=[*backbone.record_attention, *(attention or ())],
         record_heads=heads or backbone.record_heads,

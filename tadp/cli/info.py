@@ -67,10 +67,11 @@ def _level_table(model: str, backbone: "TADPBackbone") -> Table:
         pad_edge=False,
     )  # fmt: skip
     taps = backbone.layout.taps
-    for level, stride in enumerate(backbone.feature_info.reduction):
-        is_attached = level in backbone.attach_attention
+    info = backbone.feature_info
+    for level, width, stride in zip(backbone.chosen_levels(), info.channels, info.reduction, strict=True):
+        is_attached = level in backbone.options.attached_levels
         own = backbone.layout.channels[level] * backbone.passes.width
-        attached = f" + {backbone.feature_info.channels[level] - own}" if is_attached else ""
+        attached = f" + {width - own}" if is_attached else ""
         attention = "attached" if is_attached else "yes" if level in backbone.layout.attention_levels else "no"
         channels = f"{own}{attached}"
         table.add_row(str(level), str(stride), channels, attention, taps[level])

@@ -90,7 +90,7 @@ def show(
     picture = to_pil(image)
     backbone = load_backbone(model, dtype=Dtype.float32, device=device, revision=revision, variant=variant)
     levels = _levels_shown(level, backbone, model)
-    backbone = backbone.with_options(record_attention=levels)
+    backbone = backbone.with_options(levels=sorted(set(levels)), record_attention=levels)
     words = caption
     if words is None:
         describe = load_captioner(source, device, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens)

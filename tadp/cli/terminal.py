@@ -255,7 +255,7 @@ def check_levels(levels: list[int] | None, known: Collection[int], backbone: "TA
     """Refuse unknown levels as wrong usage of an option."""
     for level in levels or ():
         if level not in known:
-            strides = ", ".join(f"{k} (stride {backbone.feature_info.reduction[k]})" for k in known)
+            strides = ", ".join(f"{k} (stride {backbone.strides[k]})" for k in known)
             raise typer.BadParameter(f"unknown level {level}; the levels are {strides}.", param_hint=option)
 
 

@@ -57,7 +57,7 @@ def pixel_words(features: Features, feature_info: FeatureInfo, *, levels: Sequen
         raise ValueError("pass at least one level.")
     if features.attention is None:
         raise ValueError("these features have no attention; build the backbone with record_attention=(0, 1).")
-    cells = cells_of(features.image_size, feature_info.reduction)
+    cells = cells_of(features.image_size, feature_info.reduction) | dict(features.attention.cells)
     maps: list[Tensor] = []
     words: tuple[str, ...] = ()
     for level in levels:

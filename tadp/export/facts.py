@@ -50,6 +50,11 @@ class Facts:
     options: dict[str, Any]
 
     @property
+    def levels(self) -> tuple[int, ...]:
+        """The level of each map, finest first."""
+        return tuple(self.options.get("levels") or range(len(self.channels)))
+
+    @property
     def feature_info(self) -> FeatureInfo:
         """Channels and strides of the maps."""
         return FeatureInfo(tuple(self.channels), tuple(self.strides))
@@ -76,7 +81,7 @@ class Facts:
             revision=source.revision if source else None,
             channels=list(info.channels),
             strides=list(info.reduction),
-            attached={str(level): tokens for level in backbone.attach_attention},
+            attached={str(level): tokens for level in backbone.options.attached_levels},
             recorded=list(backbone.record_attention),
             tokens=tokens,
             text_width=backbone.layout.text_width,

@@ -60,10 +60,10 @@ class ExportedBackbone(nn.Module):
         text = Conditioning(tokens, pooled=self.pooled if self.has_text else pooled)  # pyright: ignore[reportArgumentType]
         backbone = self.backbone
         latents, _ = backbone.latents(pixels)
-        maps, attention = backbone.levels(latents, text, (pixels.shape[2], pixels.shape[3]))
-        for level in backbone.options.attach_attention:
+        maps, attention = backbone.maps_and_attention(latents, text, (pixels.shape[2], pixels.shape[3]))
+        for level in backbone.options.attached_levels:
             maps[level] = attach_attention(maps[level], attention[level])
-        outputs = {f"map_{level}": level_map.float() for level, level_map in enumerate(maps)}
+        outputs = {f"map_{level}": level_map.float() for level, level_map in maps.items()}
         return outputs | {f"attention_{level}": attention[level].float() for level in backbone.options.record_attention}
 
 
@@ -139,7 +139,7 @@ def text_inputs(backbone: TADPBackbone) -> dict[str, tuple[int, ...]]:
 
 def output_names(backbone: TADPBackbone) -> list[str]:
     """Names of a graph's outputs, in order."""
-    maps = [f"map_{level}" for level in range(len(backbone.layout.channels))]
+    maps = [f"map_{level}" for level in backbone.chosen_levels()]
     return maps + [f"attention_{level}" for level in backbone.options.record_attention]
 
 

@@ -71,8 +71,7 @@ def to_onnx(
     tokens = names["embeddings"][0] if fixed_text is None else fixed_text.embeddings.shape[1]
     facts = Facts.of(backbone, tokens=tokens, image_size=image_size, batch_size=batch_size, text=fixed_text)
     converted = _convert(program, ["pixels", *(() if fixed_text else names)], output_names(backbone), opset)
-    reduction = backbone.feature_info.reduction
-    strides = {name: reduction[int(name.partition("_")[2])] for name in output_names(backbone)}
+    strides = {name: backbone.strides[int(name.partition("_")[2])] for name in output_names(backbone)}
     with replace_folder(path.parent) as folder:
         file = folder / path.name
         converted.save(file)  # under its final name, which it stores to find its weights

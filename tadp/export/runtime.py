@@ -120,16 +120,17 @@ class OnnxBackbone:
         return text
 
     def _to_features(self, outputs: dict[str, Tensor], text: Conditioning | None, size: tuple[int, int]) -> Features:
-        maps = tuple(outputs[f"map_{level}"] for level in range(len(self.feature_info)))
-        attention = {int(level): maps[int(level)][:, -count:] for level, count in self.facts.attached.items()}
+        levels = self.facts.levels
+        maps = tuple(outputs[f"map_{level}"] for level in levels)
+        attention = {int(level): outputs[f"map_{level}"][:, -count:] for level, count in self.facts.attached.items()}
         attention |= {level: outputs[f"attention_{level}"] for level in self.facts.recorded}
         if not attention:
-            return Features(maps, None, size)
+            return Features(maps, None, size, levels=levels)
         batch = len(maps[0])
         tokens, words = self.facts.names() if text is None else (text.tokens, text.words)
         unnamed = (("",) * self.facts.tokens,)
         names = tokens or unnamed
         if len(names) != batch:
             names, words = names * batch, words and words * batch
-        cells = cells_of(size, self.feature_info.reduction)
-        return Features(maps, AttentionMaps(attention, names, words, cells=cells), size)
+        cells = dict(zip(levels, cells_of(size, self.feature_info.reduction).values(), strict=True))
+        return Features(maps, AttentionMaps(attention, names, words, cells=cells), size, levels=levels)

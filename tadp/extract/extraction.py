@@ -88,7 +88,8 @@ def extract_images(
             that is too long is refused, unless `truncate` is set. An image without a caption in the mapping fails.
         model: The name under which the backbone was loaded. It is written to the record of each image.
         revision: The model's branch, tag or commit, for the record; None if none was requested.
-        levels: Levels of the maps to write, 0 is the finest; None is all levels.
+        levels: Levels of the maps to write, 0 is the finest; None is all levels. A pass ends after the last layer that
+            they and the written attention need.
         max_side_px: Largest length of an image's longer side in pixels. Larger images are first shrunk to it; None
             keeps every image's size.
         tile_px: Side in pixels of the tiles into which an image is divided (see `TADPBackbone.tiled`); all its tiles
@@ -116,11 +117,11 @@ def extract_images(
     for name, number in (("batch_size", batch_size), ("max_side_px", max_side_px)):
         if number is not None and number < 1:
             raise ValueError(f"{name} must be 1 or more; got {number}.")
-    levels = _known_levels(backbone, levels)
+    levels = backbone.chosen_levels(sorted(set(levels)) if levels else None)
     tiling: dict[str, Any] | None = None
     if tile_px is not None:
         tiling = {"tile_px": tile_px, "overlap_px": overlap_px}
-        grid((tile_px, tile_px), **tiling, multiple=backbone.feature_info.reduction[-1])  # checks the sizes
+        grid((tile_px, tile_px), **tiling, multiple=max(backbone.strides))  # checks the sizes
     text = backbone.encode_text(captions, truncate=truncate) if isinstance(captions, str) else None
     images = ImageList.of(paths)
     run = _Run(
@@ -304,9 +305,11 @@ class _Run:
         return Outcome(image, self.names[image], "failed", error=error)
 
     def _features(self, pixels: list[Pixels], text: Conditioning) -> Features:
+        levels = sorted({*self.levels, *self.backbone.options.attention_levels})
         if self.tiling is None:
-            return self.backbone(torch.stack([torch.as_tensor(image) for image in pixels]), text)
-        return self.backbone.tiled(pixels[0], text, **self.tiling, batch_size=self.batch_size, device="cpu")
+            return self.backbone(torch.stack([torch.as_tensor(image) for image in pixels]), text, levels=levels)
+        size = self.batch_size
+        return self.backbone.tiled(pixels[0], text, **self.tiling, batch_size=size, device="cpu", levels=levels)
 
     def _record(self, image: Path, caption: str, features: Features, text: Conditioning, number: int) -> dict[str, Any]:
         return {
@@ -316,8 +319,8 @@ class _Run:
             "caption": caption,
             "tokens": text.tokens and list(text.tokens[number]),
             "words": text.words and [_word(word) for word in text.words[number]],
-            "strides": [self.backbone.feature_info.reduction[level] for level in self.levels],
-            "channels": [features.maps[level].shape[1] for level in self.levels],
+            "strides": [self.backbone.strides[level] for level in self.levels],
+            "channels": [features.by_level[level].shape[1] for level in self.levels],
             "settings": self.settings,
             "tadp": __version__,
         }
@@ -325,15 +328,6 @@ class _Run:
 
 def _word(word: Word) -> dict[str, Any]:
     return {"text": word.text, "start": word.start, "stop": word.stop}
-
-
-def _known_levels(backbone: TADPBackbone, levels: Sequence[int] | None) -> tuple[int, ...]:
-    count = len(backbone.feature_info)
-    for level in levels or ():
-        if not 0 <= level < count:
-            strides = ", ".join(map(str, backbone.feature_info.reduction))
-            raise ValueError(f"unknown level {level}; this model has levels 0 to {count - 1} (strides {strides}).")
-    return tuple(sorted(set(levels))) if levels else tuple(range(count))
 
 
 def _too_large(image: Path) -> ImageError:
@@ -369,7 +363,7 @@ def _by_size(pixels: dict[Path, Pixels]) -> list[list[Path]]:
 
 
 def _tensors(features: Features, number: int, levels: tuple[int, ...]) -> dict[str, Tensor]:
-    tensors = {f"map.{level}": features.maps[level][number] for level in levels}
+    tensors = {f"map.{level}": features.by_level[level][number] for level in levels}
     if features.attention is not None:
         for level in features.attention.levels:
             tensors[f"attention.{level}"] = features.attention.at(level)[number]

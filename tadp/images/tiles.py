@@ -104,7 +104,7 @@ def grid(image_size: tuple[int, int], *, tile_px: int = 512, overlap_px: int = 1
         tile_px: Side of a tile in pixels. A side of the image that is not longer than a tile is not divided.
         overlap_px: Number of pixels by which neighbouring tiles overlap. The last two tiles of a row or column overlap
             more if the sizes do not divide evenly.
-        multiple: Stride of the coarsest level, `backbone.feature_info.reduction[-1]`: 64 for Stable Diffusion 1.x and
+        multiple: Stride of the coarsest level, `max(backbone.strides)`: 64 for Stable Diffusion 1.x and
             2.x, 32 for XL, 3.x and FLUX. `tile_px` and `overlap_px` must be multiples of it.
 
     Raises:

@@ -44,8 +44,8 @@ def backbone_of(backbone: TADPBackbone | Pyramid, *, out_features: Sequence[str]
             self.pyramid = pyramid
 
         def forward(self, image: Tensor) -> dict[str, Tensor]:
-            maps = dict(zip(names, self.pyramid(image), strict=True))
-            return {name: maps[name] for name in selected}
+            maps = self.pyramid(image, indices=[names.index(name) for name in selected])
+            return dict(zip(selected, maps, strict=True))
 
         def output_shape(self) -> dict[str, Any]:
             shapes = zip(names, info.channels, info.reduction, strict=True)

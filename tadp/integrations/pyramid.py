@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tadp.backbone import TADPBackbone
 from tadp.backbone.feature_model import refuse_name
 from tadp.errors import ImageError
-from tadp.features import FeatureInfo
+from tadp.features import FeatureInfo, Features
 from tadp.files.checks import check_counts, check_ordered
 from tadp.images.reading import crop_to_cells
 
@@ -27,7 +27,8 @@ class Pyramid(nn.Module):
 
     Args:
         backbone: The backbone. It is shared, not copied.
-        levels: Levels of the backbone to return; level 0 is the finest (stride 8). None is all levels.
+        levels: Levels of the backbone to return; level 0 is the finest (stride 8). None is all levels. Others are not
+            computed.
         stride4: Kind of an additional map at half the finest stride (4 pixels), which becomes the first map. "vae" is
             a map of the VAE encoder, normalised to zero mean and unit standard deviation per image and group of
             channels; it has no trainable parameters. "upsampled" is a trained transposed convolution of level 0. None
@@ -67,44 +68,62 @@ class Pyramid(nn.Module):
         if stride4 is not None and stride4 not in get_args(Stride4):
             raise ValueError(f"stride4 must be None, {' or '.join(map(repr, get_args(Stride4)))}; got {stride4!r}.")
         check_counts(stride4_channels=stride4_channels)
-        check_ordered(levels=levels, mean=mean, std=std)
+        check_ordered(mean=mean, std=std)
         self.backbone = backbone
-        info = backbone.feature_info
-        self.levels = _check_levels(levels, info)
+        self.levels = backbone.chosen_levels(levels)
         self.stride4 = stride4
         self.upsampler = None
-        channels, reduction = [info.channels[k] for k in self.levels], [info.reduction[k] for k in self.levels]
+        widths = dict(zip(backbone.chosen_levels(), backbone.feature_info.channels, strict=True))
+        channels, reduction = [widths[k] for k in self.levels], [backbone.strides[k] for k in self.levels]
         if stride4 == "upsampled":
-            self.upsampler = _Upsampler(info.channels[0], stride4_channels).to(backbone.device, backbone.dtype)
+            if 0 not in widths:
+                raise ValueError(
+                    f"stride4='upsampled' enlarges level 0, but the backbone has levels {tuple(widths)}; load it with "
+                    "level 0, or pass stride4='vae'."
+                )
+            self.upsampler = _Upsampler(widths[0], stride4_channels).to(backbone.device, backbone.dtype)
         if stride4 is not None:
             finest = backbone.vae.config["block_out_channels"][-2] if stride4 == "vae" else stride4_channels
-            channels, reduction = [finest, *channels], [info.reduction[0] // 2, *reduction]
+            channels, reduction = [finest, *channels], [backbone.strides[0] // 2, *reduction]
         self.feature_info = FeatureInfo(tuple(channels), tuple(reduction))
         self.mean, self.std = _check_statistics(mean, std)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _c _h _w"]]:
+    def forward(
+        self, images: Float[Tensor, "b 3 h w"], *, indices: Sequence[int] | None = None
+    ) -> list[Float[Tensor, "b _c _h _w"]]:
         """Compute the maps of images, finest first.
 
         Args:
             images: Images (B, 3, H, W) of 8 pixels or more per side, in [0, 1] or normalised by `mean` and `std`.
+            indices: Positions in `feature_info` of the maps to compute; None is all of them.
 
         Returns:
-            One map per entry of `feature_info`, map k as (B, channels[k], ceil(H / reduction[k]),
-            ceil(W / reduction[k])).
+            One map per entry of `feature_info`, or of `indices`, where map k is (B, channels[k],
+            ceil(H / reduction[k]), ceil(W / reduction[k])).
 
         Raises:
             ImageError: If images have values out of range, a wrong shape, or a side under 8 pixels.
             CaptionError: If no text is available, or the number of captions is neither one nor B.
         """
-        features = self.backbone(self._undo_normalisation(images), vae_map=self.stride4 == "vae")
-        maps = [features.maps[level] for level in self.levels]
-        if features.vae_map is not None:
-            groups = self.backbone.vae.config["norm_num_groups"]
-            maps.insert(0, F.group_norm(features.vae_map, groups))
-        elif self.upsampler is not None:
-            fine = self.upsampler(features.maps[0])
-            maps.insert(0, crop_to_cells(fine, features.image_size, self.feature_info.reduction[0]))
-        return maps
+        maps: list[int | None] = [*self.levels] if self.stride4 is None else [None, *self.levels]  # None is stride 4
+        wanted = maps if indices is None else [maps[index] for index in indices]
+        needed = {level for level in wanted if level is not None}
+        if self.upsampler is not None and None in wanted:
+            needed.add(0)
+        features = self.backbone(
+            self._undo_normalisation(images),
+            vae_map=self.stride4 == "vae" and None in wanted,
+            levels=sorted(needed or self.levels[-1:]),
+        )
+        by_level = features.by_level
+        return [self._stride4(features) if level is None else by_level[level] for level in wanted]
+
+    def _stride4(self, features: Features) -> Tensor:
+        """The additional map."""
+        if self.upsampler is None:
+            fine: Any = features.vae_map
+            return F.group_norm(fine, self.backbone.vae.config["norm_num_groups"])
+        return crop_to_cells(self.upsampler(features.maps[0]), features.image_size, self.feature_info.reduction[0])
 
     def _undo_normalisation(self, images: Tensor) -> Tensor:
         if self.mean is None or self.std is None:
@@ -153,19 +172,6 @@ class _Upsampler(nn.Module):
 
 def _channelwise(values: Sequence[float], images: Tensor) -> Tensor:
     return torch.tensor(values, device=images.device, dtype=images.dtype).view(3, 1, 1)
-
-
-def _check_levels(levels: Sequence[int] | None, info: FeatureInfo) -> tuple[int, ...]:
-    if isinstance(levels, int):
-        raise TypeError(f"levels must be several numbers, such as (0, 1); got {levels}. Pass ({levels},).")
-    levels = tuple(range(len(info)) if levels is None else levels)
-    available = ", ".join(f"{k} (stride {stride})" for k, stride in enumerate(info.reduction))
-    unknown = [level for level in levels if level not in range(len(info))]
-    if unknown:
-        raise ValueError(f"no level {unknown[0]}; this backbone has levels {available}.")
-    if not levels or list(levels) != sorted(set(levels)):
-        raise ValueError(f"levels must be one or more different levels, finest first; got {levels} of {available}.")
-    return levels
 
 
 def _check_statistics(

@@ -61,8 +61,7 @@ class TimmFeatures(nn.Module):
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _c _h _w"]]:
         """Compute the maps of `out_indices`; see `Pyramid`."""
-        maps = self.pyramid(x)
-        return [maps[index] for index in self.out_indices]
+        return self.pyramid(x, indices=self.out_indices)
 
 
 def register(backbone: TADPBackbone | Pyramid, *, name: str = "tadp") -> None:

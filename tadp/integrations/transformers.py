@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BackboneOutput
 from transformers.modeling_utils import PreTrainedModel
 
 from tadp.backbone import TADPBackbone
-from tadp.backbone.options import check_saved_options
+from tadp.backbone.options import check_levels, check_saved_options
 from tadp.diffusion.families import family_of, family_of_config
 from tadp.diffusion.loading.networks import hollow_denoiser
 from tadp.diffusion.noise import read_scheduler
@@ -93,7 +93,7 @@ class TADPConfig(BackboneConfigMixin, PretrainedConfig):
         self.stride4, self.stride4_channels = stride4, stride4_channels
         self.mean, self.std = mean and list(mean), std and list(std)
         with explained(_SELF, dict(self.parts or {}), what="a backbone"):
-            self.stage_names = _stage_names(self.parts, stride4)
+            self.stage_names = _stage_names(self.parts, stride4, self.backbone_options.get("levels"))
         if out_features is None and out_indices is None:
             out_indices = list(range(len(self.stage_names)))
         if self.parts is not None:
@@ -147,8 +147,9 @@ class TADPModel(BackboneMixin, PreTrainedModel):
         **_options: Any,
     ) -> BackboneOutput | tuple[tuple[Tensor, ...]]:
         """Compute the stages of `out_features`; see `Pyramid`."""
-        maps = self.pyramid(pixel_values)
-        selected = tuple(maps[self.stage_names.index(name)] for name in self.out_features)
+        indices = [self.stage_names.index(name) for name in self.out_features]
+        maps = self.pyramid(pixel_values, indices=None if output_hidden_states else indices)
+        selected = tuple(maps[index] for index in indices) if output_hidden_states else tuple(maps)
         if return_dict is False:
             return (selected,)
         return BackboneOutput(feature_maps=selected, hidden_states=tuple(maps) if output_hidden_states else None)
@@ -160,7 +161,7 @@ class TADPModel(BackboneMixin, PreTrainedModel):
         backbone.vae.requires_grad_(False)
         if backbone.text_encoder is not None:
             backbone.text_encoder.requires_grad_(False)
-        backbone.family.freeze_unused(backbone.unet, backbone.layout)
+        backbone.freeze_unused()
         return self
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -228,10 +229,11 @@ def _build(parts: dict[str, Any], options: dict[str, Any]) -> TADPBackbone:
     return TADPBackbone(vae=vae, unet=unet, scheduler=parts.get("scheduler"), **text, **options)
 
 
-def _stage_names(parts: dict[str, Any] | None, stride4: Stride4 | None) -> list[str]:
+def _stage_names(parts: dict[str, Any] | None, stride4: Stride4 | None, levels: Sequence[int] | None) -> list[str]:
     if parts is None:
         return []
     check_types(parts["vae"], AutoencoderKL, _SELF / "vae")
     finest = 2 ** (len(parts["vae"]["block_out_channels"]) - 1)
-    strides = [finest * cells for cells in parts["reduction"]]
-    return [f"stride{stride}" for stride in ([finest // 2] if stride4 else []) + strides]
+    strides = {level: finest * cells for level, cells in enumerate(parts["reduction"])}
+    chosen = strides if levels is None else check_levels(levels, strides)
+    return [f"stride{stride}" for stride in ([finest // 2] if stride4 else []) + [strides[level] for level in chosen]]

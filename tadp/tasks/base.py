@@ -97,6 +97,7 @@ class TaskModel(nn.Module, Pushable):
         check_tune(tune, backbone.unet, lora_rank)
         if tune == "lora" and not has_lora(backbone.unet):
             add_lora(backbone.unet, backbone.layout, rank=lora_rank)
+            backbone.freeze_unused()
         elif tune == "nothing":
             backbone.freeze()
         elif tune == "all":

@@ -191,7 +191,7 @@ class TADPForDepthEstimation(TaskModel):
         if not self.pad_with_grey:
             return pixels, None
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
-        multiple = self.backbone.feature_info.reduction[-1]
+        multiple = max(self.backbone.strides)
         return F.pad(pixels, (0, -width % multiple, 0, -height % multiple), value=_GREY), (height, width)
 
     def _depth_of(self, pixels: Float[Tensor, "1 3 h w"], text: Conditioning) -> Float[Tensor, "1 1 h w"]:

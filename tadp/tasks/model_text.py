@@ -258,7 +258,7 @@ def _check_length(text: Conditioning | None, settings: ModelText, backbone: TADP
     if text is None or settings.mode not in ("class_embeddings", "averaged_eos"):
         return
     length = text.embeddings.shape[1]
-    if backbone.attach_attention and not backbone.pool_attention and backbone.text_length != length:
+    if backbone.options.attached_levels and not backbone.pool_attention and backbone.text_length != length:
         raise ModelError(
             f"{settings.mode!r} gives {length} embeddings for {'each' if settings.own_class else 'these'} "
             f"class{'' if settings.own_class else 'es'}, but the backbone expects {backbone.text_length} tokens. Load "

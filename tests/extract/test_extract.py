@@ -361,7 +361,7 @@ def test_a_name_does_not_change_when_a_folder_grows(tmp_path):
 
 
 def test_what_cannot_work_is_refused_before_anything_is_read(backbone, photos, tmp_path):
-    with pytest.raises(ValueError, match=r"unknown level 4; this model has levels 0 to 3 \(strides 8, 16, 32, 64\)"):
+    with pytest.raises(ValueError, match=r"no level 4; this backbone has levels 0 \(stride 8\), .*, 3 \(stride 64\)"):
         run(backbone, photos, tmp_path / "out", levels=[4])
     with pytest.raises(ValueError, match="batch_size must be 1 or more; got 0"):
         run(backbone, photos, tmp_path / "out", batch_size=0)
