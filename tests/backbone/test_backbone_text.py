@@ -256,6 +256,11 @@ def test_timesteps_and_noise_are_one_graph_from_latents_on():
 
 
 @pytest.mark.slow
+def test_some_levels_are_one_graph_from_latents_on():
+    assert compile_worker("levels") == [["True"]] * 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("families", [(), ("SDXL",), ("SD 3", "FLUX")], ids=["SD 1.x", "SDXL", "transformers"])
 def test_a_call_with_conditioning_is_one_graph_with_and_without_attention(families):
     """Attention is attached and recorded in one graph, and separately for a family that is quick to trace."""

@@ -193,6 +193,16 @@ def test_a_program_of_any_size_is_exported(backbone, monkeypatch):
         assert all(torch.equal(exported[f"map_{level}"], feature) for level, feature in enumerate(features.maps))
 
 
+@torch.no_grad()
+def test_a_family_that_always_computes_all_levels_still_returns_only_some(backbone):
+    full = backbone(images(1, 64, 64), "a dog")
+    for level in (0, 1):
+        part = backbone(images(1, 64, 64), "a dog", levels=(level,))
+        assert part.levels == (level,)
+        assert torch.equal(part.maps[0], full.maps[level])
+    assert backbone(images(1, 64, 64), "a dog", levels=(0,)).attention is None
+
+
 def test_errors_list_it_among_the_known_families(folder):
     with pytest.raises(
         ModelError, match=r"cannot read a Linear; it reads Stable Diffusion 1\.x.*, Sketches \(Sketch\)"

@@ -36,7 +36,7 @@ def no_type_checker_at_all():
 
 def expected(backbone: TADPBackbone, features: Features) -> dict[str, torch.Tensor]:
     """The outputs that a graph should give, by name."""
-    named = {f"map_{level}": tensor for level, tensor in enumerate(features.maps)}
+    named = {f"map_{level}": tensor for level, tensor in features.by_level.items()}
     return named | {f"attention_{level}": features.attention.at(level) for level in backbone.record_attention}
 
 
@@ -68,7 +68,9 @@ def same_program(program, backbone: TADPBackbone, batch: int, size: tuple[int, i
 
 
 @pytest.mark.parametrize(
-    "options", [{"record_attention": (0, 1)}, {"attach_attention": ()}], ids=["attached and recorded", "none"]
+    "options",
+    [{"record_attention": (0, 1)}, {"attach_attention": ()}, {"levels": (2, 3), "record_attention": (2,)}],
+    ids=["attached and recorded", "none", "some levels"],
 )
 def test_a_program_of_one_size_pads_and_crops_and_comes_back_from_a_file(options, tmp_path):
     backbone = trained_adapter(**options)
@@ -304,7 +306,11 @@ def test_captions_are_encoded_before_a_file_takes_them(no_type_checker, any_size
             OnnxBackbone(any_size[1])(images(1, 64, 64), text)
 
 
-@pytest.mark.parametrize("options", [{"record_attention": (0, 1)}, {"attach_attention": ()}], ids=["recorded", "none"])
+@pytest.mark.parametrize(
+    "options",
+    [{"record_attention": (0, 1)}, {"attach_attention": ()}, {"levels": (2, 3)}],
+    ids=["recorded", "none", "some levels"],
+)
 def test_a_file_of_one_size(options, tmp_path):
     backbone = trained_adapter(**options)
     to_onnx(backbone, tmp_path / "backbone.onnx", image_size=(70, 92), batch_size=2)
@@ -313,7 +319,8 @@ def test_a_file_of_one_size(options, tmp_path):
     pixels, text, wanted = run(backbone, 2, (70, 92))
     features = loaded(pixels, text)
     close(features, backbone, wanted)
-    levels = sorted({*backbone.attach_attention, *backbone.record_attention})
+    assert features.levels == backbone.chosen_levels()
+    levels = backbone.options.attention_levels
     assert (features.attention is None) == (not levels)
     assert features.attention is None or list(features.attention.levels) == levels
     with pytest.raises(ImageError, match=r"takes images of 70x92 \(height x width\); got 64x64\. Resize them, or"):

@@ -96,6 +96,20 @@ def test_mask2former_trains_and_comes_back(base, tmp_path):
 
 
 @torch.no_grad()
+def test_stages_are_the_levels_of_the_backbone(base):
+    config = TADPConfig(base_model=str(base), backbone_options={"levels": [1, 2]}, out_features=["stride32"])
+    assert config.stage_names == ["stride16", "stride32"]
+    model, pixels = AutoBackbone.from_config(config).eval(), images(1, 64, 96)
+    with model.pyramid.backbone.conditioning("a dog"):
+        (level_map,) = model(pixels).feature_maps
+    expected = tadp.TADPBackbone.from_pretrained(base)(pixels, "a dog").maps[2]
+    torch.testing.assert_close(level_map, expected, atol=1e-5, rtol=1e-5)
+    assert not any("up_blocks.3" in name for name in trainable(model.train()))
+    with pytest.raises(ValueError, match=r"no level 4; this backbone has levels 0 \(stride 8\)"):
+        TADPConfig(base_model=str(base), backbone_options={"levels": [4]})
+
+
+@torch.no_grad()
 def test_a_backbone_is_had_from_auto_backbone_with_the_bases_weights(base, tmp_path):
     config = TADPConfig(base_model=str(base), out_features=["stride8", "stride32"], mean=[0.5] * 3, std=[0.5] * 3)
     model = AutoBackbone.from_config(config).eval()

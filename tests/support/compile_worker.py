@@ -4,6 +4,7 @@ torch.compile cannot trace the type checker of the tests, so this runs in a proc
 
     python compile_worker.py captions           # prints for each batch: whether the outputs are equal, compilations
     python compile_worker.py noise              # several timesteps with noise
+    python compile_worker.py levels             # only some of the levels
     python compile_worker.py whole ["SD 3" …]   # one graph per call, for each family; default: Stable Diffusion 1.x
 """
 
@@ -75,8 +76,18 @@ def noise():
     print(same(compiled(*inputs), backbone.extract(*inputs)))
 
 
+def some_levels():
+    """Compile `extract` for some of the levels, the finest of which records attention after its map."""
+    backbone, inputs = build_backbone(), (latents(2, 8, 8), Conditioning(embeddings(2, 77)))
+    for levels in ((1, 2), (3,)):
+        compiled = torch.compile(backbone.extract, backend="eager", fullgraph=True)
+        print(same(compiled(*inputs, levels=levels), backbone.extract(*inputs, levels=levels)))
+
+
 if sys.argv[1] == "captions":
     captions()
+elif sys.argv[1] == "levels":
+    some_levels()
 elif sys.argv[1] == "noise":
     noise()
 else:
