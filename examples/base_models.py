@@ -2,6 +2,7 @@
 
     python examples/base_models.py                 # the table of docs/base-models.md
     python examples/base_models.py --family sdxl   # one family
+    python examples/base_models.py --levels        # what a pass costs that ends after some levels, as in docs/speed.md
     python examples/base_models.py --measure sd1   # measure the memory of a real pass with random weights in float32
     python examples/base_models.py --measure flux --device cuda   # the same in bfloat16
 
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 from counting.memory import peak_bytes, real_pass
-from counting.models import build, count, inputs, run, text_encoder
+from counting.models import LEVELS, build, count, inputs, run, text_encoder
 from torch.utils.flop_counter import FlopCounterMode
 
 from tadp.diffusion.families import family_of
@@ -50,6 +51,26 @@ def measure(family: dict[str, Any], side_px: int) -> dict[str, Any]:
     }
 
 
+def level_row(family: dict[str, Any], side_px: int) -> str:
+    """FLOPs of a pass by the finest level that is asked for: with attention at levels 1 and 2, and without."""
+    with torch.device("meta"):
+        vae, denoiser = build(family)
+        _, latents, text = inputs(family, vae, denoiser, side_px)
+    levels = range(len(family_of(denoiser).layout(denoiser).channels))
+
+    def gflop(finest: int, attention: tuple[int, ...]) -> float:
+        with FlopCounterMode(display=False) as passing, torch.no_grad():
+            run(denoiser, latents, text, side_px, levels=levels[finest:], attention=attention)
+        return passing.get_total_flops() / 1e9
+
+    whole = gflop(0, LEVELS)
+    cells = [f"{whole:,.0f}; {gflop(0, ()):,.0f}"]
+    for finest in levels[1:]:
+        cost = gflop(finest, LEVELS)
+        cells.append(f"{cost:,.0f} ({cost / whole:.2f}); {gflop(finest, ()):,.0f}")
+    return f"| {' | '.join([family['name'], *cells, *['none'] * (4 - len(cells))])} |"
+
+
 def row(name: str, costs: dict[str, Any]) -> str:
     parameters, flops = costs["parameters"], costs["flops"]
     weights = 2 * (parameters["denoiser"] + parameters["vae"] + costs["tables"]) / 1e9
@@ -76,11 +97,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--measure", choices=sorted(families), help="run a family and measure the memory, if there is enough"
     )
+    parser.add_argument("--levels", action="store_true", help="show what a pass costs that ends after some levels")
     parser.add_argument("--device", default="cpu", help="device for --measure")
     parser.add_argument("--side", type=int, default=512, help="side of the square image, in pixels")
     options = parser.parse_args(arguments)
     if options.measure:
         print(real_pass(families[options.measure], options.side, options.device))
+        return
+    if options.levels:
+        print("| model | all levels | from 1 on | from 2 on | only 3 |\n|---|---|---|---|---|")
+        for key in options.family or families:
+            print(level_row(families[key], options.side))
         return
     print(
         "| model | channels | strides | attention at | text tokens | parameters, M: denoiser + VAE encoder + text "

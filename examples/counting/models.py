@@ -1,5 +1,6 @@
 """The denoiser, VAE encoder and text encoders of a family, built from its public configuration, and a pass of them."""
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -33,8 +34,18 @@ def inputs(
     return torch.zeros(1, 3, side_px, side_px), torch.zeros(1, layout.latent_channels, cells, cells), text
 
 
-def run(denoiser: Any, latents: torch.Tensor, text: Conditioning, side_px: int) -> tuple[torch.Tensor, ...]:
-    options: Any = {"timestep": 0, "image_size": (side_px, side_px), "record_levels": LEVELS}
+def run(
+    denoiser: Any,
+    latents: torch.Tensor,
+    text: Conditioning,
+    side_px: int,
+    *,
+    levels: Collection[int] | None = None,
+    attention: Collection[int] = LEVELS,
+) -> tuple[torch.Tensor, ...]:
+    """A pass for all levels, or only for `levels`, with the attention of those of them that are in `attention`."""
+    recorded = [level for level in attention if levels is None or level in levels]
+    options: Any = {"timestep": 0, "image_size": (side_px, side_px), "record_levels": recorded, "levels": levels}
     family = family_of(denoiser)
     return family.run_once(denoiser, family.layout(denoiser), latents, text=text, **options)[0]
 

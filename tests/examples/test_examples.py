@@ -66,6 +66,13 @@ def test_base_models_are_counted_as_the_page_says():
     ]  # fmt: skip
 
 
+def test_passes_that_end_early_are_counted_as_the_page_says():
+    printed = run("base_models.py", "--levels", "--family", "sd1", "--family", "sd3").splitlines()
+    page = (EXAMPLES.parent / "docs" / "speed.md").read_text().splitlines()
+    assert len(printed) == 4
+    assert all(line in page for line in printed)
+
+
 def test_benchmark_compares_every_variant_with_the_plain_way(tmp_path):
     printed = run("benchmark.py", "--size", "tiny", "--rounds", 1, "--threads", 1, "--out", tmp_path / "speed")
     results = json.loads((tmp_path / "speed.json").read_text())
