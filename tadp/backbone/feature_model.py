@@ -120,7 +120,8 @@ class FeatureModel(nn.Module):
 
         Args:
             **options: Options of `TADPBackbone` to change. `text_adapter` cannot be changed, because it has weights of
-                its own. `blocks` can only be changed to a value that selects the same blocks.
+                its own. `blocks` can only be changed to a value that selects the same blocks. `levels` freezes no
+                layers here; call `unfreeze` or `freeze_unused` on the backbone that you train.
 
         Raises:
             TypeError: If an option is unknown or of the wrong type.

@@ -157,7 +157,9 @@ def unet_pass(
     end = _end(unet, min(levels), is_recorded=min(levels) in record_levels)
     outputs: dict[str, Tensor] = {}
     up_blocks: Any = unet.up_blocks
-    for number, block in enumerate(up_blocks[: end.block + 1]):
+    for number, block in enumerate(up_blocks):
+        if number > end.block:
+            break
         block_skips = [skips.pop() for _ in block.resnets]
         tapped = [layer for layer in range(len(block_skips)) if _layer_name(number, block, layer) in wanted]
         hidden, kept = _up_block(block, hidden, block_skips, time, text, tapped, end if number == end.block else None)
@@ -181,8 +183,8 @@ def _up_block(
     Returns:
         The block's output, which nobody needs after the end, and the outputs of the tapped layers by number.
     """
-    kept = {}
-    for number, skip in enumerate(skips[: end and end.layers]):
+    kept, layers = {}, len(skips) if end is None else end.layers
+    for number, skip in enumerate(skips[:layers]):
         hidden = _resnet(block, number, hidden, skip, time)
         if _has_text(block):
             hidden = block.attentions[number](hidden, **text, return_dict=False)[0]

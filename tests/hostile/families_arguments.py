@@ -85,7 +85,7 @@ CALLS: dict[str, dict[str, Call]] = {
             "timestep:choice combine_timesteps:choice noise_samples:whole noise_seed:whole scale_latents:flag "
             "sample_posterior:flag imagenet_pixels:flag attach_attention:levels detach_attention:flag "
             "record_attention:levels record_heads:flag text_adapter:flag text_length:length pool_attention:words "
-            "default_text:words"),
+            "default_text:words levels:levels"),
     },
     "heads": {
         "LinearHead": Call(lazy("tadp.heads:LinearHead", info), "num_classes:count"),

@@ -66,7 +66,8 @@ CONFIGS = {
         "has_text_encoder options options.timestep options.combine_timesteps options.noise_samples options.noise_seed "
         "options.scale_latents options.sample_posterior options.imagenet_pixels options.attach_attention "
         "options.detach_attention options.record_attention options.record_heads options.text_adapter "
-        "options.text_length options.pool_attention options.pool_synonyms options.default_text options.blocks",
+        "options.text_length options.pool_attention options.pool_synonyms options.default_text options.blocks "
+        "options.levels",
         features, ""),
     "scheduler": Config("sd", "scheduler/scheduler_config.json",
         "_class_name num_train_timesteps beta_start beta_end beta_schedule trained_betas prediction_type "
