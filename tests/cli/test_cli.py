@@ -274,6 +274,20 @@ def test_show_draws_a_sheet(photos):
         assert other.size != picture.size
 
 
+def test_a_model_that_computes_some_levels_is_shown_and_extracted_at_these(photos):
+    tadp.TADPBackbone.from_pretrained("tadp-tiny", levels=(1, 3)).save_pretrained("coarse")
+    levels = [line.split()[:3] for line in tadp_run("info", "coarse").output.splitlines()[1:4]]
+    assert levels == [["Level", "Stride", "Channels"], ["1", "16", "64"], ["3", "64", "128"]]
+    tadp_run("extract", photos, "-o", "out", "--model", "coarse", "--caption", "a car")
+    assert set(load_file("out/z.safetensors")) == {"map.1", "map.3", "attention.1"}
+    for option in ("--level", "--attention"):
+        refused = tadp_run("extract", photos, "-o", "x", "--model", "coarse", "--caption", "", option, 2, code=2).stderr
+        assert "unknown level 2; the levels are 1 (stride 16)" in plain(refused)
+    tadp_run("show", photos / "z.png", "--model", "coarse", "--caption", "a red car", "--level", 2, "-o", "coarse.png")
+    tadp_run("show", photos / "z.png", "--caption", "a red car", "--level", 2, "-o", "all.png")
+    assert Path("coarse.png").read_bytes() == Path("all.png").read_bytes()
+
+
 def test_show_takes_a_captioner(photos, blip):
     result = tadp_run("show", photos / "z.png", "--captioner", blip, "-o", "z.webp")
     assert result.stdout.splitlines()[0] == said_by(blip, photos / "z.png")
