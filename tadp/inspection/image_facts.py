@@ -71,7 +71,10 @@ def measure(data: FolderDataset, index: int, image: Path, labels: Path | None, *
         return replace(facts, fault="unreadable file", message=_text(error))
     except DatasetError as error:
         is_unit = error.option in ("scale", "invalid")
-        return replace(facts, fault="depth unit" if is_unit else "wrong label", message=_text(error))
+        rule = (
+            error.__cause__ if isinstance(error.__cause__, DatasetError) else error
+        )  # the finding has the advice once
+        return replace(facts, fault="depth unit" if is_unit else "wrong label", message=_text(rule))
 
 
 def fingerprint(image: UInt8[np.ndarray, "_h _w 3"]) -> str:

@@ -220,7 +220,11 @@ def _mask_advice(data: FolderDataset, facts: Mapping[str, ImageFacts], options: 
     wrong = [path for key, found in facts.items() if found.fault == "wrong label" and (path := paths[key]) is not None]
     if "segmentation" not in data.tasks or not wrong or {"labels", "palette"} & options.keys():
         return ""
-    return palette_advice(wrong, data.class_names) or labels_advice(list(contents_of(wrong)[1]), data.class_names)
+    if advice := palette_advice(wrong, data.class_names):
+        return advice
+    advice = labels_advice(list(contents_of(wrong)[1]), data.class_names)
+    colors = palette_advice(wrong, data.class_names, by_palette=True)
+    return f"{advice} If the colours of their palettes say the class: {colors}".strip() if colors else advice
 
 
 def _classes_in(data: FolderDataset, image_id: str, facts: ImageFacts) -> set[str]:

@@ -1,6 +1,7 @@
 """Masks with any values or colours, in folders of any depth."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -112,7 +113,8 @@ def test_a_colour_without_class_is_refused_with_its_file(own):
         open_own(own, palette=palette)[0]
     ignored = open_own(own, palette=palette | {COLORS[2]: 255})
     assert np.array_equal(ignored[0].mask, trees.quadrants(0, 1, 255, 1))
-    with pytest.raises(DatasetError, match=r"a.png is a colour picture \(mode RGB\).*palette="):
+    suggested = r"no palette says which .* Pass palette=\{.*\(--palette '(#\w{6}=\w+,){2}#\w{6}=\w+'\)"
+    with pytest.raises(DatasetError, match=rf"a.png has colours, and {suggested}"):
         open_own(own)[0]
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(own / "masks/a.png")
     with pytest.raises(DatasetError, match=r"a.png is 4x4, and the image 'a' is 24x36"):
@@ -136,8 +138,11 @@ def test_indices_of_different_palettes_are_no_classes(own):
 
 def test_an_index_without_class_in_a_palette_says_so(own):
     trees.write_mask(own / "masks/a.png", trees.quadrants(0, 1, 2, 37), palette=True)
-    with pytest.raises(DatasetError, match=r"a.png has pixels of value 37, .* It has a palette; if its colours say"):
+    with pytest.raises(
+        DatasetError, match=r"a.png has pixels of value 37, .* It has a palette; if its colours say"
+    ) as caught:
         open_own(own)[0]
+    assert re.search(r"--palette '(#\w{6}=\w+,)+#\w{6}=\w+'", str(caught.value))
 
 
 def test_meanings_that_do_not_exist_are_refused(own):

@@ -16,13 +16,20 @@ _MOST_MASKS = 20  # that are read for a message
 _MOST_SHOWN = 12
 
 
-def contents_of(masks: Sequence[Path]) -> tuple[Counter[str], Counter[int]]:
-    """Number of pixels of each colour of coloured masks, as "#rrggbb", and of each value of others, in some masks."""
+def contents_of(masks: Sequence[Path], *, by_palette: bool = False) -> tuple[Counter[str], Counter[int]]:
+    """Number of pixels of each colour of coloured masks, as "#rrggbb", and of each value of others, in some masks.
+
+    Args:
+        masks: The files.
+        by_palette: Whether a mask with a palette counts by its colours, like a coloured one, instead of its values.
+    """
     colors, values = Counter[str](), Counter[int]()
     for path in masks[:: max(len(masks) // _MOST_MASKS, 1)][:_MOST_MASKS]:
         with suppress(TADPError, OSError):
             stored = read_labels(path, as_colors=True)
-            if stored.mode in ("1", "L", "P", "F") or stored.mode.startswith("I"):
+            if (stored.mode in ("1", "L", "P", "F") or stored.mode[0] == "I") and not (
+                by_palette and stored.mode == "P"
+            ):
                 found, counts = np.unique(read_labels(path).values, return_counts=True)
                 values.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
                 continue
@@ -46,14 +53,15 @@ def suggested_palette(colors: Mapping[str, int], names: Sequence[str] = ()) -> d
     return dict(zip(ordered, names, strict=False))
 
 
-def palette_advice(masks: Sequence[Path], names: Sequence[str] = ()) -> str:
+def palette_advice(masks: Sequence[Path], names: Sequence[str] = (), *, by_palette: bool = False) -> str:
     """The colours that occur in coloured masks, and the option that names them; "" if the masks store values.
 
     Args:
         masks: The files.
         names: The names of the classes, if they are known.
+        by_palette: Whether the colours of palettes count, too.
     """
-    colors, _ = contents_of(masks)
+    colors, _ = contents_of(masks, by_palette=by_palette)
     if not colors:
         return ""
     palette = suggested_palette(colors, names)
@@ -64,8 +72,8 @@ def palette_advice(masks: Sequence[Path], names: Sequence[str] = ()) -> str:
     red, green, blue = bytes.fromhex(color[1:])
     return (
         f"Colours in {counted(min(len(masks), _MOST_MASKS), 'mask')}: {shares}{more}. Pass palette={palette} "
-        f"(--palette '{option}') with your names, or write a file labelmap.txt next to the folder of masks, with a "
-        f"line such as {name}:{red},{green},{blue}:: for each colour."
+        f"(--palette '{option}') with the right name for each colour, or write a file labelmap.txt next to the folder "
+        f"of masks, with a line such as {name}:{red},{green},{blue}:: for each colour."
     )
 
 

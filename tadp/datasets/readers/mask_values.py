@@ -18,7 +18,7 @@ from tadp.datasets.readers.label_files import (
     is_scaled,
     to_classes,
 )
-from tadp.datasets.readers.mask_contents import contents_of, labels_advice
+from tadp.datasets.readers.mask_contents import contents_of, labels_advice, palette_advice
 from tadp.datasets.sample import IGNORE_LABEL, Sample, nearest, sides
 from tadp.errors import Argument, DatasetError, ImageError, OptionError
 from tadp.files.checks import check_ordered, check_whole
@@ -40,6 +40,7 @@ class MaskValues:
         shown: For each index, the colour that the palette of a file gave it, and the first such file. A file whose
             palette differs is refused.
         resize: Whether to scale a mask to the size of its image if both have the same shape. False refuses it.
+        hints: The palette to pass for the masks in a folder, as a text, for error messages.
         can_skip: Whether the reader has the option `bad_labels`, which the message about such masks then names.
     """
 
@@ -48,6 +49,7 @@ class MaskValues:
     colors: Mapping[tuple[int, int, int], int] | None = None
     shown: dict[int, tuple[tuple[int, ...], Path | str]] = field(default_factory=dict)
     resize: bool = False
+    hints: dict[Path, str] = field(default_factory=dict)
     can_skip: bool = True
 
     @classmethod
@@ -95,9 +97,16 @@ class MaskValues:
 
         Raises:
             ImageError: If the file is missing or damaged.
-            DatasetError: See `classes_of`.
+            DatasetError: If the mask is coloured and there is no palette; see also `classes_of`.
         """
-        return self.classes_of(read_labels(path, as_colors=self.colors is not None), sample, path, name=name)
+        try:
+            stored = read_labels(path, as_colors=self.colors is not None)
+        except DatasetError as error:
+            if error.option != "palette":
+                raise
+            text = f" says which classes they mean. {self._palette_hint(path)}"
+            raise DatasetError(f"{path} has colours, and no ", Argument("palette"), text) from error
+        return self.classes_of(stored, sample, path, name=name)
 
     def labels_in(self, path: Path, *, name: str) -> list[int]:
         """The labels in a mask file, without unknown, whatever the size of its image.
@@ -143,12 +152,21 @@ class MaskValues:
             return to_classes(values, self.table, where, name=name)
         except DatasetError as error:
             if stored.palette:
+                hint = self._palette_hint(where) if isinstance(where, Path) else ""
                 colors = " It has a palette; if its colours say the class, pass "
-                raise DatasetError(*error.args, colors, Argument("palette", ...), ".") from error
+                raise DatasetError(*error.args, colors, Argument("palette", ...), f". {hint}".rstrip()) from error
             beside = sorted(where.parent.glob(f"*{where.suffix}")) if isinstance(where, Path) else []
             used = {*contents_of(beside)[1], *np.unique(values).tolist()}
             advice = labels_advice(list(used), self.class_names) if used.isdisjoint(self._changed) else ""
             raise DatasetError(*error.args, f" {advice}" if advice else "") from error
+
+    def _palette_hint(self, mask: Path) -> str:
+        """The colours of a mask and of some in the same folder, and the palette to pass for them."""
+        folder = mask.parent
+        if folder not in self.hints:
+            masks = list(dict.fromkeys([mask, *sorted(folder.glob(f"*{mask.suffix}"))]))
+            self.hints[folder] = palette_advice(masks, self.class_names, by_palette=True)
+        return self.hints[folder]
 
     @property
     def _changed(self) -> set[int]:
