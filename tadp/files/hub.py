@@ -174,6 +174,7 @@ def local_file(name: str | Path, *, hub: HubOptions) -> Path:
     """
     known = "Pass the path of a file, or owner/name/file for a file on the hub."
     path = path_of(name, known)
+    complete_folder(path.parent)
     if path.is_file():
         return path
     owner, _, rest = str(name).partition("/")

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 
 from tadp.diffusion.loading.lora_fusion import LORA_NAME
 from tadp.errors import CorruptFileError, MissingFileError
-from tadp.files.atomic import replace_folder
+from tadp.files.atomic import complete_folder, replace_folder
 from tadp.files.hub import check_readable, read_json
 from tadp.files.model_card import HERE, card_record, model_card
 from tadp.files.publishing import Pushable
@@ -30,6 +30,7 @@ class TrainedLora(Pushable):
 
     def __init__(self, folder: str | Path):
         self.path = Path(folder) / LORA_NAME
+        complete_folder(self.path.parent)
         if not self.path.is_file():
             raise MissingFileError(f"no {LORA_NAME} in {folder}; dreambooth writes it if lora_rank is set.")
         check_readable(self.path)

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from tadp.errors import CorruptFileError, MissingFileError, ModifierError
+from tadp.files.atomic import complete_folder
 from tadp.files.hub import check_readable
 from tadp.files.weight_ids import save_tensors
 
@@ -191,6 +192,7 @@ def read_token(path: str | Path, *, token: str | None = None) -> LearnedToken:
         ModifierError: If the file does not contain one learned token.
     """
     path = Path(path)
+    complete_folder(path.parent)  # a saved modifier's
     if not path.is_file():
         raise MissingFileError(f"no {path.name} in {path.parent}; pass the path of a learned token's file.")
     if path.suffix.lower() in (".bin", ".pt", ".pth"):

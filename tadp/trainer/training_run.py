@@ -102,11 +102,11 @@ def train(task: str, data: Any, output: str | Path, **options: Any) -> TrainingR
         run = finished(folder)
         _check_same(folder, plan, parts)
         accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            _clean_up(folder, is_finished=run is not None)
         if run is not None:
             tell(plan, accelerator, f"{folder} holds this run already, and it is finished.")
             return TrainingRun(folder, task, run["figures"], run["baselines"])
-        if accelerator.is_main_process:
-            remove_leftovers(folder)
         _write_record(folder, plan, parts, accelerator)
         for line in describe(plan, parts, accelerator, micro_batch=micro_batch):
             tell(plan, accelerator, line)
@@ -312,9 +312,16 @@ def _finish(
         for line in remarks:
             tell(plan, accelerator, line)
         write(folder / RESULT, {**result, "command": command(), "versions": versions()})
-        rmtree(folder / "checkpoints", ignore_errors=True)  # as large as several models, and no longer needed
+        _clean_up(folder, is_finished=True)
     accelerator.wait_for_everyone()
     return TrainingRun(folder, task.name, figures, baselines)
+
+
+def _clean_up(folder: Path, *, is_finished: bool) -> None:
+    """Remove what a killed process left, and the checkpoints of a finished run, which are large."""
+    remove_leftovers(folder)
+    if is_finished:
+        rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def test_options(plan: Plan) -> dict[str, dict[str, Any]]:

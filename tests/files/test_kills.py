@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import build_backbone
+from builders import WIDTH, build_backbone, build_folder, build_unet
+from builders_captioner import build_blip
 from killing import each_kill, kill_at, partial_name
+from safetensors.torch import load_file, save_file
 
 import tadp
+from tadp.diffusion.loading.lora_fusion import LORA_NAME
 from tadp.errors import ModelError, OutputError
 from tadp.files.atomic import complete_folder, remove_leftovers, replace_file, replace_folder
 from tadp.files.run_lock import FOLDER_LOCK, only_run
+from tadp.personalize.trained_lora import TrainedLora
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs fork and SIGKILL")
 
@@ -197,23 +201,103 @@ def test_a_folder_that_disappears_during_a_run_is_an_error(tmp_path, again, chec
         run()
 
 
-def test_a_model_is_old_or_new_wherever_its_save_is_killed(tmp_path, one_thread):
+def make_backbone(number, _folder):
+    return build_backbone(seed=number).with_options(timestep=number)
+
+
+def read_backbone(folder):
+    loaded = tadp.TADPBackbone.from_pretrained(folder)
+    return loaded.options.timestep, loaded.state_dict()
+
+
+def make_task(number, folder):
+    """A model with a LoRA (the old one) or a whole U-Net (the new one) for a base model in another folder."""
+    torch.manual_seed(number)
+    base, names = build_folder(folder / f"base-{number}", seed=number), ["sky", f"dog {number}"]
+    backbone = tadp.TADPBackbone.from_pretrained(base, text_adapter=True)
+    return tadp.TADPForSemanticSegmentation(backbone, class_names=names, tune=("lora", "all")[number - 1])
+
+
+def read_task(folder):
+    loaded = tadp.TADPForSemanticSegmentation.from_pretrained(folder)
+    return loaded.options["class_names"], loaded.state_dict()
+
+
+def make_modifier(number, _folder):
+    vectors, unet = torch.full((number, WIDTH), float(number)), build_unet(seed=number)
+    return tadp.CaptionModifier(f"{number} <toy> {{caption}}", token="<toy>", embedding=vectors, unet=unet)
+
+
+def read_modifier(folder):
+    loaded, backbone = tadp.CaptionModifier.from_pretrained(folder), build_backbone()
+    loaded.install(backbone)
+    return loaded.templates, backbone.state_dict()
+
+
+def read_token(folder):
+    token, vectors = tadp.convert.read_token(folder / "learned_embeds.safetensors")
+    return token, {"vectors": vectors}
+
+
+def make_lora(number, folder):
+    run, layer = folder / f"run-{number}", "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
+    run.mkdir()
+    shapes = {"lora_A": (2, 16), "lora_B": (16, 2)}
+    save_file({f"{layer}.{name}.weight": torch.full(shapes[name], float(number)) for name in shapes}, run / LORA_NAME)
+    return TrainedLora(run)
+
+
+def read_lora(folder):
+    return "LoRA", load_file(TrainedLora(folder).path)
+
+
+def read_lora_file(folder):
+    return "LoRA", tadp.TADPBackbone.from_pretrained("tadp-tiny", lora=folder / LORA_NAME).state_dict()
+
+
+def make_captioner(number, folder):
+    return tadp.Captioner.from_pretrained(build_blip(folder / f"blip-{number}", seed=number))
+
+
+def read_captioner(folder):
+    return "BLIP", tadp.Captioner.from_pretrained(folder)._model.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("make", "read"),
+    [
+        (make_backbone, read_backbone),
+        (make_task, read_task),
+        (make_modifier, read_modifier),
+        (make_modifier, read_token),
+        (make_lora, read_lora),
+        (make_lora, read_lora_file),
+        (make_captioner, read_captioner),
+    ],
+)
+def test_a_model_is_old_or_new_wherever_its_save_is_killed(make, read, tmp_path, one_thread):
     """At every rename the folder loads as one of the two models, with the config that belongs to its weights."""
-    old, new = build_backbone(seed=1), build_backbone(seed=2).with_options(timestep=7)
-    folder = tmp_path / "model"
-    old.save_pretrained(folder)
-    seen = set()
-    for _ in each_kill(lambda: new.save_pretrained(folder), folder=folder, events=("os.mkdir", "os.rename")):
-        loaded = tadp.TADPBackbone.from_pretrained(folder)
-        wanted = new if loaded.options == new.options else old
-        assert loaded.options == wanted.options
-        for part in ("unet", "vae", "text_encoder"):
-            ours, theirs = (getattr(model, part).state_dict() for model in (loaded, wanted))
-            assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-        seen.add(wanted is new)
+    folder, models, expected = tmp_path / "model", [make(number, tmp_path) for number in (1, 2)], []
+    for number, model in enumerate(models):
+        model.save_pretrained(tmp_path / str(number))
+        expected.append(read(tmp_path / str(number)))
+    shutil.copytree(tmp_path / "0", folder)
+    seen, events = [], ("tempfile.mkdtemp", "os.rename")
+    for _ in each_kill(lambda: models[1].save_pretrained(folder), folder=folder, events=events):
+        found = read(folder)
+        seen.append([is_same(found, model) for model in expected])
         shutil.rmtree(folder)
-        old.save_pretrained(folder)
-    assert seen == {False, True}
+        shutil.copytree(tmp_path / "0", folder)
+    assert {tuple(same) for same in seen} == {(True, False), (False, True)}
+
+
+def is_same(first, second):
+    (words, tensors), (other_words, others) = first, second
+    return (
+        words == other_words
+        and tensors.keys() == others.keys()
+        and all(torch.equal(tensors[name], others[name]) for name in tensors)
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import typer
 from builders_training import make_options, own_training_state, reset_accelerate, weights
 from builders_training import train as fit_small
 from exported import CLASSES, coco_folder, mask_folder
+from killing import partial_name
 from PIL import Image
 from running import ENVIRONMENT, plain, run_function, tadp_run
 from safetensors import safe_open
@@ -223,7 +224,10 @@ def test_images_without_files_are_recognised_by_their_pixels():
 
 def test_a_finished_run_is_returned_as_it_is(whole, export, monkeypatch):
     monkeypatch.setattr("tadp.trainer.training_run.build_model", None)
+    (whole.folder / "checkpoints/step-00000003").mkdir(parents=True)  # the run was killed while it removed them
+    (whole.folder / partial_name("report.md")).touch()
     assert run(export, whole.folder).figures == whole.figures
+    assert not [path.name for path in whole.folder.iterdir() if path.name.startswith((".", "checkpoints"))]
 
 
 def test_a_folder_with_other_settings_or_images_is_refused(whole, export, tmp_path):
