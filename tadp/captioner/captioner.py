@@ -324,7 +324,7 @@ class Captioner(Pushable):
         model: Any = in_evaluation(self._model)
         try:
             ids = model.generate(**inputs, **arguments, num_return_sequences=1)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             explain_failure(error, self._model, inputs, self._name)
             raise
         if "input_ids" in inputs:

@@ -161,10 +161,10 @@ def explain_failure(error: Exception, model: nn.Module, inputs: Mapping[str, tor
             f"preprocessor_config.json, makes {size[0]}x{size[1]} pixels, and image_size in config.json is {expected}. "
             "Correct the processor's size."
         ) from error
-    if isinstance(error, ValueError):  # of transformers' `generate`, which checks its options and inputs
+    if not isinstance(error, RuntimeError):  # PyTorch's, such as for want of memory
         raise ModelError(
-            f"the captioner {name!r} cannot run with its generation_config.json and tokenizer_config.json: "
-            f"{str(error).partition(chr(10))[0][:200]}. {HINT}"
+            f"the captioner {name!r} cannot run with its config.json, generation_config.json and "
+            f"tokenizer_config.json: {str(error).partition(chr(10))[0][:200]}. {HINT}"
         ) from error
 
 

@@ -287,8 +287,8 @@ def _left_to_do(todo: dict[Path, Path], *, settings: dict[str, Any]) -> dict[Pat
             left[image] = target
         elif why := _difference(record, image, settings):
             in_the_way[target.name] = why
-        elif record["settings"].get("score") != settings.get("score"):
-            left[image] = target  # only the picture changes
+        elif record["settings"].get("score") != settings.get("score") or not Path(f"{target}.plot.png").exists():
+            left[image] = target  # only the picture changes or is missing
     if in_the_way:
         name, why = next(iter(in_the_way.items()))
         raise OutputError(

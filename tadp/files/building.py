@@ -33,7 +33,8 @@ _WIDTHS = re.compile(
 _STEPS = re.compile(r"(padding|strides?|kernel|kernel_size|patch_size)$")
 _SIDES = re.compile(r"_px$")
 _POSITIVE = re.compile(
-    r"(scale_factor|scaling_factor|_eps|epsilon|hidden_layers|(^|\.)(n(um)?_layers?|(hidden|intermediate|vocab)_size))$"
+    r"(scale_factor|scaling_factor|_eps|epsilon|hidden_layers|rope_theta|max_position_embeddings|n_positions"
+    r"|(^|\.)(n(um)?_layers?|(hidden|intermediate|vocab|image)_size))$"
 )
 _COUNTED = re.compile(
     r"(layers|n_layer|blocks|depths?|heads?|channels?|dims?|groups|width|(hidden|image|vocab|patch)_size)$"
@@ -42,7 +43,8 @@ _LEAST_COUNT, _LEAST_WIDTH, _LARGEST_STEP = 64, 4096, 64  # a small network with
 _LARGEST_SIDE = 2**16  # of an image or a window, in pixels; that of a JPEG is a little less
 _LARGEST = 2**53  # above this, floats skip whole numbers
 _DEPTH = 16  # levels of nesting; a config of transformers has three or four
-_SECONDS = 1.5  # time for finding the entry that is at fault
+_SECONDS = 1.5  # of computing, for finding the entry that is at fault
+_ARCHITECTURES = "architectures"  # names the class of the network, as many messages do
 _SHOWN_MESSAGE = 140  # characters of a library's message
 # Names in a config that choose a kernel. Others than these may be downloaded from the hub, and are code.
 _IMPLEMENTATIONS = (None, "eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm")
@@ -145,7 +147,8 @@ def explained(path: Path, config: Mapping[str, Any], *, what: str, attempt: Atte
         if isinstance(error, ModelError) and (type(error) is not ModelError or str(path.parent) in str(error)):
             raise
         if isinstance(error, _TooLargeError):
-            entry = max(_entries(config), key=_magnitude, default=None)
+            empty = [entry for entry in (*_entries(config), *objects_in(config)) if _is_empty_part(entry)]
+            entry = empty[0] if empty else max(_entries(config), key=_magnitude, default=None)
         else:
             entry = _culprit(config, error, attempt)
         kind = "" if isinstance(error, TADPError | _TooLargeError) else f"{type(error).__name__}: "
@@ -238,7 +241,8 @@ def misfit(config: Mapping[str, Any], module: torch.nn.Module, files: Iterable[P
         is_size = not re.search(r"(_id|_index)$", entry[0][-1])
         if is_size and any(type(number) is int and number in lacking for number in _listed(entry[1])):
             return f"{_name(entry)} is {shown(entry[1])}, a size that no weight has. "
-    return ""
+    unset = [entry for entry in _entries(config) if entry[1] is None and _COUNTED.search(entry[0][-1])]
+    return f"{_name(unset[0])} is None, whose default does not fit them. " if len(unset) == 1 else ""
 
 
 class _TooLargeError(Exception):
@@ -327,6 +331,11 @@ def _numbers(value: Any, key: str, path: Path, depth: int = 0) -> Iterator[int |
         yield value
 
 
+def _is_empty_part(entry: Entry) -> bool:
+    """Whether an entry is the config of a part without content, in whose place the part has the usual, large sizes."""
+    return entry[0][-1].endswith("_config") and (entry[1] is None or entry[1] == {})
+
+
 def _magnitude(entry: Entry) -> float:
     """How suspicious an entry is in a network that became too large."""
     numbers = [number for number in _listed(entry[1]) if _is_number(number)]
@@ -336,20 +345,21 @@ def _magnitude(entry: Entry) -> float:
 def _culprit(config: Mapping[str, Any], error: Exception, attempt: Attempt | None) -> Entry | None:
     """The entry that caused an error: one whose removal ends the error, or that the message names; None if unknown."""
     message = str(error)
-    suspects = sorted((*_entries(config), *objects_in(config)), key=lambda entry: _innocence(entry, message))
+    suspects = [entry for entry in (*_entries(config), *objects_in(config)) if entry[0][-1] != _ARCHITECTURES]
+    suspects.sort(key=lambda entry: _innocence(entry, message))
     changes = [(entry, _changed(config, entry[0])) for entry in suspects]
     # A default may not fit the other entries; 1 mostly does.
     changes += [
         (entry, _changed(config, entry[0], 1)) for entry in suspects if entry[1] is None or _is_number(entry[1])
     ]
-    deadline = time.monotonic() + _SECONDS
+    deadline = time.thread_time() + _SECONDS
     for entry, changed in changes:
         if attempt is None:
             break
         try:
             attempt(changed)
         except Exception:
-            if time.monotonic() > deadline:
+            if time.thread_time() > deadline:
                 break
         else:
             return entry

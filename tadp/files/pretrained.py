@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import safe_open
 
 from tadp.errors import MissingExtraError, ModelError
-from tadp.files.building import build, explained, misfit, numbers_in
+from tadp.files.building import build, explained, misfit, numbers_in, objects_in
 from tadp.files.chat_templates import render_chat, template_source
 from tadp.files.checks import check_regular
 from tadp.files.hub import HubOptions, local_folder, read_json, weight_files, without_bars
@@ -99,7 +99,8 @@ def load_pretrained(
 
     path = folder / "config.json"
     content = read_json(path)
-    check_types(content, _decoder_entries, path)
+    for names, part in (((), content), *objects_in(content)):
+        check_types(part, _decoder_entries, path, below=".".join(names))
 
     def make(values: Mapping[str, Any]) -> Any:
         config = config_of(CONFIG_MAPPING[values["model_type"]], values)
@@ -137,8 +138,17 @@ def _refuse_missing(
         )
 
 
-def _decoder_entries(*, sliding_window: int | None) -> None:
-    """The entries of a config.json that transformers reads only while it writes text, as a schema."""
+def _decoder_entries(
+    *,
+    dtype: str | None,
+    torch_dtype: str | None,
+    head_dim: int | None,
+    sliding_window: int | None,
+    vision_feature_layer: int | list[int] | None,
+    rope_theta: float,
+    rope_type: str,
+) -> None:
+    """Entries of a config.json that transformers reads late, or takes for something else, as a schema."""
 
 
 def pad_left(tokenizer: Any) -> None:
@@ -188,7 +198,12 @@ def load_weights(
             "into the weights (peft's merge_and_unload), or remove the file."
         )
     config = read_json(folder / "config.json")
-    if config.get("quantization_config") is None:
+    quantized = config.get("quantization_config")
+    if isinstance(quantized, Mapping) and not {"quant_method", "load_in_8bit", "load_in_4bit"} & quantized.keys():
+        raise ModelError(
+            f"{folder / 'config.json'}: quantization_config must have a quant_method; got {shown(quantized)}. {HINT}"
+        )
+    if quantized is None:
         for path in weight_files(folder, "model", options.get("variant")):
             with safe_open(path, "pt") as file:  # its tensors are mapped, not read
                 check_floats(((key, file.get_tensor(key)) for key in file.keys()), path, hollow)  # noqa: SIM118

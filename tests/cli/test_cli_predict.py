@@ -160,6 +160,9 @@ def test_an_image_that_was_not_finished_is_done_again(models, photos, tmp_path, 
         f"0.segmentation.{suffix}" for suffix in ("plot.png", "png", "json")
     }
     assert "1 already done" in run("predict", "segmentation", photos / "0.png", *options).output
+    (tmp_path / "0.segmentation.plot.png").unlink()
+    assert "already done" not in run("predict", "segmentation", photos / "0.png", *options).output
+    assert (tmp_path / "0.segmentation.plot.png").exists()
 
 
 def test_what_another_model_or_option_predicted_is_not_taken_for_done(models, photos, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders_captioner import build_blip
+from builders_captioner import build_blip, build_llava
 from builders_families import build_family
 from diffusers import UNet2DConditionModel
 from torch import nn
@@ -34,6 +34,48 @@ def unet_folder(tmp_path_factory) -> Path:
 
 def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory) -> Path:
+    return build_llava(tmp_path_factory.mktemp("llava"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("text_config", {}),
+        ("vision_config", None),
+        ("vision_config.image_size", None),
+        ("vision_config.image_size", 0),
+        ("vision_feature_layer", []),
+        ("text_config.rope_parameters.rope_theta", "x"),
+        ("text_config.rope_parameters.rope_theta", None),
+        ("text_config.rope_parameters.rope_theta", 0),
+        ("text_config.rope_parameters.rope_type", True),
+        ("text_config.max_position_embeddings", -1),
+        ("text_config.attention_bias", True),
+        ("text_config.head_dim", True),
+        ("quantization_config", {}),
+        ("dtype", {}),
+        ("auto_map", True),
+        ("image_token_index", 0),
+    ],
+)
+def test_an_entry_of_a_captioners_config_that_cannot_be_used_is_reported(llava, key, value):
+    path = llava / "config.json"
+    before = path.read_text()
+    config = content = json.loads(before)
+    *parts, name = key.split(".")
+    for part in parts:
+        content = content[part]
+    content[name] = value
+    path.write_text(json.dumps(config))
+    try:
+        with pytest.raises(ModelError, match=rf"config\.json.*{name}" if name != "image_token_index" else "config"):
+            Captioner.from_pretrained(llava, max_new_tokens=4)(torch.rand(1, 3, 32, 32))
+    finally:
+        path.write_text(before)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from builders_captioner import build_blip
 from killing import each_kill, kill_at, partial_name
 from safetensors.torch import load_file, save_file
 
-import tadp
+import tadp.convert
 from tadp.diffusion.loading.lora_fusion import LORA_NAME
 from tadp.errors import ModelError, OutputError
 from tadp.files.atomic import complete_folder, remove_leftovers, replace_file, replace_folder
@@ -242,7 +242,7 @@ def read_token(folder):
 def make_lora(number, folder):
     run, layer = folder / f"run-{number}", "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
     run.mkdir()
-    shapes = {"lora_A": (2, 16), "lora_B": (16, 2)}
+    shapes = {"lora_A": (2, 128), "lora_B": (128, 2)}  # of tadp-tiny
     save_file({f"{layer}.{name}.weight": torch.full(shapes[name], float(number)) for name in shapes}, run / LORA_NAME)
     return TrainedLora(run)
 
