@@ -21,7 +21,7 @@ from tadp.captioner.model_files import (
     ALIASES,
     OWN_FILES,
     TINY,
-    chat_about,
+    chat_inputs,
     check_captioner,
     explain_failure,
     find_captioner,
@@ -31,9 +31,8 @@ from tadp.captioner.model_files import (
     text_tokenizer,
 )
 from tadp.captioner.quality import Caption, better, checked, counted, refuse_broken, troubles, warn_unless_scenes
-from tadp.errors import Argument, ImageError, OptionError
+from tadp.errors import Argument, ImageError, OptionError, TADPError
 from tadp.files.atomic import replace_folder
-from tadp.files.chat_templates import RENDERED, render_chat
 from tadp.files.checks import check_whole
 from tadp.files.hub import HubOptions, Source
 from tadp.files.inference import check_process, in_evaluation
@@ -317,7 +316,15 @@ class Captioner(Pushable):
     def _generate(self, images: list[Image.Image], *, again: bool = False) -> list[str | None]:
         """One text per image; None where the model computed NaN or infinity."""
         check_process()
-        inputs = self._inputs(images)
+        try:
+            inputs = self._inputs(images)
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            if isinstance(error, TADPError):
+                raise
+            raise ImageError(
+                f"the processor of the captioner {self._name!r} cannot take the image: {str(error)[:200]}. Change the "
+                "image's shape, or check the processor's config files."
+            ) from error
         arguments = self._decoding.arguments(images, again=again)
         overflow = Overflow()
         arguments["logits_processor"] = [overflow, *arguments.get("logits_processor", ())]
@@ -338,22 +345,7 @@ class Captioner(Pushable):
     def _inputs(self, images: list[Image.Image]) -> dict[str, Tensor]:
         """Prepare the model's inputs: pixels in its dtype, and token ids if there is text."""
         if self._processor.chat_template:
-            chats = [chat_about(image, self._decoding.prompt) for image in images]
-            inputs = self._processor.apply_chat_template(
-                chats,
-                chat_template=RENDERED,
-                rendered=render_chat(
-                    self._processor.chat_template,
-                    chat_about("<Image>", self._decoding.prompt),
-                    tokenizer=self._processor.tokenizer,
-                    source=self._name,
-                ),
-                add_generation_prompt=True,
-                tokenize=True,
-                return_tensors="pt",
-                return_dict=True,
-                processor_kwargs={"padding": True, "return_tensors": "pt"},
-            )
+            inputs = chat_inputs(self._processor, images, prompt=self._decoding.prompt, source=self._name)
         else:
             prompts = None if self._decoding.prompt is None else [self._decoding.prompt] * len(images)
             inputs = self._processor(images=images, text=prompts, return_tensors="pt")

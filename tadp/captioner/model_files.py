@@ -1,7 +1,8 @@
 """Find, check, load and save a captioner, that is, a model and its processor, from the hub or a folder."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 
 from tadp.assets import tiny_folder
 from tadp.errors import CorruptFileError, MissingFileError, ModelError
+from tadp.files.chat_templates import RENDERED, render_chat
 from tadp.files.checks import refuse_pointer
 from tadp.files.hub import HubOptions, read_json, without_bars
 from tadp.files.inference import uncompiled
@@ -163,8 +165,8 @@ def explain_failure(error: Exception, model: nn.Module, inputs: Mapping[str, tor
         ) from error
     if not isinstance(error, RuntimeError):  # PyTorch's, such as for want of memory
         raise ModelError(
-            f"the captioner {name!r} cannot run with its config.json, generation_config.json and "
-            f"tokenizer_config.json: {str(error).partition(chr(10))[0][:200]}. {HINT}"
+            f"the captioner {name!r} cannot run with its config.json, generation_config.json, "
+            f"tokenizer_config.json and configs of the processor: {str(error).partition(chr(10))[0][:200]}. {HINT}"
         ) from error
 
 
@@ -174,13 +176,43 @@ def chat_about(image: Image.Image | str, prompt: str | None) -> list[dict[str, A
     return [{"role": "user", "content": [{"type": "image", "image": image}, text]}]
 
 
+def chat_inputs(processor: Any, images: Sequence[Image.Image], *, prompt: str | None, source: str) -> Any:
+    """The inputs of a chat model that is asked about images.
+
+    Args:
+        processor: The processor, which has a chat template.
+        images: The images.
+        prompt: The question; None is the usual one.
+        source: Where the template is from, for error messages.
+
+    Raises:
+        ModelError: If the template cannot be used.
+    """
+    chat, tokenizer = chat_about("<Image>", prompt), processor.tokenizer
+    return processor.apply_chat_template(
+        [chat_about(image, prompt) for image in images],
+        chat_template=RENDERED,
+        rendered=render_chat(processor.chat_template, chat, tokenizer=tokenizer, source=source),
+        add_generation_prompt=True,
+        tokenize=True,
+        return_tensors="pt",
+        return_dict=True,
+        processor_kwargs={"padding": True, "return_tensors": "pt"},
+    )
+
+
 def _probe(processor: Any) -> None:
     from transformers import ProcessorMixin
 
-    if isinstance(processor, ProcessorMixin):
-        parts: Any = processor
-        # No side is a multiple of a patch, as in most images.
-        parts.image_processor(images=[Image.new("RGB", (65, 47))], return_tensors="pt")
+    if not isinstance(processor, ProcessorMixin):
+        return
+    parts: Any = processor
+    image = Image.new("RGB", (65, 47))  # no side is a multiple of a patch, as in most images
+    parts.image_processor(images=[image], return_tensors="pt")
+    if parts.chat_template:
+        pad_left(parts.tokenizer)
+        with suppress(ModelError):  # of the template, which is reported later
+            chat_inputs(parts, [image], prompt=None, source="")
 
 
 class _ProcessorLoader:

@@ -632,3 +632,9 @@ def test_predicting_a_photograph_warns_about_the_captioner_of_tadp_tiny(images, 
         model.predict(Scenes(1, seed=3)[0].image)
     with pytest.warns(UserWarning, match=TINY_WARNING):
         model.predict(tmp_path / "photo.png")
+
+
+def test_an_image_that_the_processor_refuses_is_an_error_of_the_image(tmp_path):
+    captioner = Captioner.from_pretrained(build_qwen2_vl(tmp_path), max_new_tokens=4)
+    with pytest.raises(ImageError, match=r"cannot take the image: .*aspect ratio.*Change the image's shape"):
+        captioner(Image.new("RGB", (8, 2000)))

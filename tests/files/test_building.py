@@ -36,6 +36,9 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+PROCESSOR = ("patch_size", "image_token", "num_additional_image_tokens")
+
+
 @pytest.fixture(scope="module")
 def llava(tmp_path_factory) -> Path:
     return build_llava(tmp_path_factory.mktemp("llava"))
@@ -60,10 +63,14 @@ def llava(tmp_path_factory) -> Path:
         ("dtype", {}),
         ("auto_map", True),
         ("image_token_index", 0),
+        ("patch_size", None),
+        ("patch_size", []),
+        ("image_token", "x"),
+        ("num_additional_image_tokens", "x"),
     ],
 )
 def test_an_entry_of_a_captioners_config_that_cannot_be_used_is_reported(llava, key, value):
-    path = llava / "config.json"
+    path = llava / ("processor_config.json" if key in PROCESSOR else "config.json")
     before = path.read_text()
     config = content = json.loads(before)
     *parts, name = key.split(".")
@@ -72,7 +79,9 @@ def test_an_entry_of_a_captioners_config_that_cannot_be_used_is_reported(llava, 
     content[name] = value
     path.write_text(json.dumps(config))
     try:
-        with pytest.raises(ModelError, match=rf"config\.json.*{name}" if name != "image_token_index" else "config"):
+        with pytest.raises(
+            ModelError, match=rf"config\.json.*{name}" if name != "image_token_index" else r"config\.json"
+        ):
             Captioner.from_pretrained(llava, max_new_tokens=4)(torch.rand(1, 3, 32, 32))
     finally:
         path.write_text(before)
