@@ -37,8 +37,9 @@ class BackboneOptions:
         scale_latents: Whether latents are multiplied by the VAE's scaling factor (0.18215 in Stable Diffusion 1.x), as
             in the base model's training.
         sample_posterior: Whether latents are sampled from the VAE's posterior, as in the paper's released code. If not,
-            its mode is used, and the same image always gives the same features. Task models use the same random numbers
-            for every prediction.
+            its mode is used, and the same image always gives the same features. The random numbers are those of the
+            argument `generator` of a call, or else of torch's global generator, which `torch.manual_seed` seeds. Task
+            models use the same random numbers for every prediction.
         imagenet_pixels: Whether the VAE gets pixels normalised by ImageNet's mean and standard deviation, as in the
             training of the paper's released detection and Cityscapes models. If not, it gets pixels in [-1, 1], for
             which it was made.
