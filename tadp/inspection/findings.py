@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from tadp.datasets.readers.image_folder import FolderDataset
 from tadp.datasets.readers.label_problems import LabelProblem
+from tadp.datasets.readers.labelled_objects import ObjectDataset
 from tadp.datasets.sample import IGNORE_LABEL
 from tadp.inspection.image_facts import FINGERPRINT_BYTES, ImageFacts
 from tadp.inspection.inspection_report import ClassCount, DepthRange, Finding
@@ -25,9 +27,9 @@ _ADVICE = {
     ),
     "label size": (
         "have another size than the image",
-        "Export images and labels together. If masks of a folder only have another scale, pass resize_labels=True "
-        "(--resize-labels); to leave out such images, bad_labels='skip' (--bad-labels skip). If an image has an EXIF "
-        "orientation, save it upright without one.",
+        "Export images and labels together. If an image has an EXIF orientation, save it upright without one. If masks "
+        "of a folder only have another scale, pass resize_labels=True (--resize-labels); to leave out such images, "
+        "bad_labels='skip' (--bad-labels skip).",
     ),
     "depth unit": (
         "are in an unlikely unit",
@@ -48,7 +50,7 @@ _ADVICE = {
     ),
     "image without labels": (
         "have no labels",
-        "Label them; or pass unpaired='skip' (--unpaired skip) to leave them out or, if they show no object, "
+        "Label them, or pass unpaired='skip' (--unpaired skip) to leave them out. If they show no object, pass "
         "unpaired='empty' (--unpaired empty).",
     ),
     "label without image": (
@@ -108,7 +110,12 @@ def found(kind: str, places: Sequence[str]) -> Iterator[Finding]:
 
 
 def of_files(
-    facts: Mapping[str, ImageFacts], problems: Sequence[LabelProblem], options: Mapping[str, Any], mask_advice: str = ""
+    facts: Mapping[str, ImageFacts],
+    problems: Sequence[LabelProblem],
+    options: Mapping[str, Any],
+    *,
+    data: FolderDataset,
+    mask_advice: str = "",
 ) -> Iterator[Finding]:
     """Findings about single files and labels, those that stop a training first.
 
@@ -116,6 +123,7 @@ def of_files(
         facts: What was measured of each image.
         problems: What the reader found.
         options: The reader's options, which may already leave out what is wrong.
+        data: The data set, whose reader takes the options that the advice names.
         mask_advice: The option that gives wrong values or colours of masks a meaning; "" if none is known.
     """
     by_kind: dict[str, dict[str, None]] = {}
@@ -133,6 +141,10 @@ def of_files(
                 advice = advice.partition(" If a value of masks")[0]
             elif kind == "wrong label" and mask_advice:
                 advice = mask_advice
+            elif kind == "image without labels" and not isinstance(data, ObjectDataset):
+                advice = advice.partition(" If they show")[0]
+            elif kind == "label size" and data.tasks == ("depth",):
+                advice = advice.partition(" If masks")[0]
             yield replace(finding, advice=advice)
 
 

@@ -117,7 +117,9 @@ def inspect(
         depth_m=depth_m,
         findings=(
             *opened.findings,
-            *findings.of_files(facts, opened.problems, options, _mask_advice(data, facts, options)),
+            *findings.of_files(
+                facts, opened.problems, options, data=data, mask_advice=_mask_advice(data, facts, options)
+            ),
             *findings.of_masks(facts),
             *([] if quick or "depth" not in data.tasks else findings.of_depth(facts, depth_m)),
             *([] if opened.is_unnamed else findings.of_classes(counts, classes, opened.parts)),

@@ -198,6 +198,17 @@ def test_images_without_labels_and_labels_without_images(cvat):
         assert len(VOCFolder(cvat)) == 2
 
 
+def test_an_xml_file_of_two_images_of_one_name_is_refused(cvat):
+    for folder in ("one", "two"):
+        trees.write_image(cvat / "JPEGImages" / folder / "same.jpg")
+    write(cvat / "Annotations" / "same.xml", annotation([]))
+    with (
+        pytest.warns(UserWarning, match="1 label file has no image"),
+        pytest.raises(MissingDataError, match=r"same.xml may belong to .*one/same.jpg or .*two/same.jpg: put it into"),
+    ):
+        VOCFolder(cvat)
+
+
 def test_two_images_of_one_name_are_refused(cvat):
     trees.write_image(cvat / "JPEGImages/a.png")
     with pytest.raises(DatasetError, match=r"a.jpg and .*a.png share a name"):

@@ -235,6 +235,27 @@ def test_images_without_text_file_and_text_files_without_image(ultralytics):
         YoloDataset(ultralytics)
 
 
+def test_a_line_of_two_points_among_polygons_is_left_out(ultralytics):
+    write(ultralytics / "labels/train/b.txt", "0 0.1 0.1 0.9 0.1 0.5 0.5\n0 0.1 0.1 0.5 0.5\n0 0.5 0.5 1.0 1.0\n")
+    with pytest.warns(
+        UserWarning, match=r"1 label has no area \(left out\); .*b.txt, line 2: .* one of two points, or"
+    ):
+        data = YoloDataset(ultralytics)
+    assert [len(sample.boxes) for sample in data] == [1, 2, 1]
+
+
+def test_a_text_file_in_another_folder_is_named(ultralytics):
+    """Without labels, its image would train as one without objects."""
+    (ultralytics / "labels/train/b.txt").rename(ultralytics / "labels/val/b.txt")
+    with (
+        pytest.warns(UserWarning, match="1 label file has no image"),
+        pytest.raises(
+            MissingDataError, match=r"val/b.txt may belong to .*train/b.jpg: put it into a folder of the same name\. If"
+        ),
+    ):
+        YoloDataset(ultralytics)
+
+
 def test_a_val_that_is_train_is_no_split(tmp_path):
     """Ultralytics' coco128.yaml has one folder for both."""
     write(

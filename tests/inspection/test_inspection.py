@@ -287,7 +287,7 @@ def test_images_without_labels_and_labels_without_images(tmp_path):
     assert "1 image has no labels." in str(inspection)
     assert "1 label has no image." in str(inspection)
     assert inspection.images == 9
-    assert "unpaired='skip' (--unpaired skip)" in inspection.findings[0].advice
+    assert inspection.findings[0].advice.endswith("pass unpaired='skip' (--unpaired skip) to leave them out.")
     chosen = inspect(root, class_names=NAMES, unpaired="skip")
     assert {finding.advice for finding in chosen.findings} == {"They are left out, as you chose."}
 
@@ -387,6 +387,12 @@ def test_yolo_files_that_do_not_pair(tmp_path):
     inspection = inspect(root, quick=True)
     assert kinds(inspection) == ["wrong label", "image without labels", "label without image"]
     assert "5.txt cannot be read" in str(inspection.findings[0])
+    assert "unpaired='empty' (--unpaired empty)" in inspection.findings[1].advice
+
+
+def test_advice_on_depth_names_no_option_that_only_masks_have(tmp_path):
+    np.save(depth(tmp_path) / "depth" / "4.npy", np.full((20, 20), 2.0, np.float32))
+    assert "--resize-labels" not in only(inspect(tmp_path), "label size")
 
 
 def test_names_that_differ_only_in_case_or_blanks(tmp_path):
@@ -396,6 +402,10 @@ def test_names_that_differ_only_in_case_or_blanks(tmp_path):
     assert kinds(inspection)[0] == "similar names"
     assert "'cat'" in inspection.findings[0].places[0]
     assert "2 pairs of classes differ only in case or blanks." in str(inspection)
+    write(tmp_path / "data.yaml", "names: [cat, 'cat ', dog, bird]\n")
+    inspection = inspect(tmp_path, quick=True)
+    assert kinds(inspection)[0] == "similar names"
+    assert "'cat '" in inspection.findings[0].places[0]
 
 
 VOC_FAULTS = [

@@ -99,6 +99,8 @@ def choose_classes(
             )
     renamed = new_names(found, class_names)
     check_alike({label: new for label, new in renamed.items() if new is not None}, name, places)
+    spelled: dict[str, str] = {}  # alike names are only left where problems are collected
+    renamed = {label: new if new is None else spelled.setdefault(readable(new), new) for label, new in renamed.items()}
     if class_names is None or isinstance(class_names, Mapping):
         names = list(dict.fromkeys(new for new in renamed.values() if new is not None))
         return _choice(names, renamed, name, places)

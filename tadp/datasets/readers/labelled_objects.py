@@ -209,12 +209,16 @@ def with_labels(
     if not missing or unpaired == "empty":
         return list(keys)
     count = f"{len(missing)} of {len(keys)} images have no {kind}, the first of them {images[missing[0]]}"
+    same = [str(images[key]) for key in missing if orphans and key.rpartition("/")[2] == composed(orphans[0].stem)]
+    hint = (
+        f" {orphans[0]} may belong to {' or '.join(same[:2])}: put it into a folder of the same name." if same else ""
+    )
     labelled = [key for key in keys if key in labels]
     if labelled and keep("image without labels", [str(images[key]) for key in missing]):
         return labelled
     if unpaired == "raise" or len(missing) == len(keys):
         raise MissingDataError(
-            f"{name}: {count}. If such images show no object, pass ",
+            f"{name}: {count}.{hint} If such images show no object, pass ",
             Argument("unpaired", "empty"),
             "; to leave them out, pass ",
             Argument("unpaired", "skip"),

@@ -152,16 +152,17 @@ class MaskValues:
             return to_classes(values, self.table, where, name=name)
         except DatasetError as error:
             if stored.palette:
-                hint = self._palette_hint(where) if isinstance(where, Path) else ""
-                colors = " It has a palette; if its colours say the class, pass "
+                colors, hint = " It has a palette; if its colours say the class, pass ", self._palette_hint(where)
                 raise DatasetError(*error.args, colors, Argument("palette", ...), f". {hint}".rstrip()) from error
             beside = sorted(where.parent.glob(f"*{where.suffix}")) if isinstance(where, Path) else []
             used = {*contents_of(beside)[1], *np.unique(values).tolist()}
             advice = labels_advice(list(used), self.class_names) if used.isdisjoint(self._changed) else ""
             raise DatasetError(*error.args, f" {advice}" if advice else "") from error
 
-    def _palette_hint(self, mask: Path) -> str:
-        """The colours of a mask and of some in the same folder, and the palette to pass for them."""
+    def _palette_hint(self, mask: Path | str) -> str:
+        """The colours of a mask and of some in the same folder, and the palette to pass; "" if it is not a file."""
+        if not isinstance(mask, Path):
+            return ""
         folder = mask.parent
         if folder not in self.hints:
             masks = list(dict.fromkeys([mask, *sorted(folder.glob(f"*{mask.suffix}"))]))
@@ -181,12 +182,13 @@ class MaskValues:
                 continue
             first, place = self.shown.setdefault(index, (palette[index], where))
             if first != palette[index]:
-                raise DatasetError(
+                problem = DatasetError(
                     f"{where} has a palette in which index {index} is the colour {palette[index]}, and in {place} it "
                     f"is {first}, so the indices of these masks are not classes. If the colours are, pass ",
                     Argument("palette", ...),
                     ", the class of each colour.",
                 )
+                raise DatasetError(*problem.args, f" {self._palette_hint(where)}".rstrip()) from problem
 
 
 def of_one_size(files: Mapping[str, tuple[Path, Path]], *, resize: bool) -> list[str]:

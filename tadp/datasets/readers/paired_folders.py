@@ -53,7 +53,7 @@ def pair_folders(
 
     Raises:
         MissingDataError: If a folder is missing or has no images.
-        ValueError: If two files have the same name.
+        DatasetError: If two files have the same name.
     """
     check_choice(unpaired, get_args(Unpaired), name="unpaired")
     image_roots, label_roots = _roots(images), _roots(labels)
@@ -261,7 +261,7 @@ def _stem(path: Path) -> str:
 def _add(paths: dict[str, Path], key: str, path: Path, problem: str) -> None:
     first = paths.setdefault(key, path)
     if first != path:
-        raise ValueError(f"{first} and {path} share a name, {problem}.")
+        raise DatasetError(f"{first} and {path} share a name, {problem}.")
 
 
 def _unique(labels: Iterable[str]) -> dict[str, str]:

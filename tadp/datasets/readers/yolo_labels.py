@@ -15,7 +15,7 @@ from tadp.datasets.readers.image_folder import Captions, Listings, OnError, Reco
 from tadp.datasets.readers.label_files import is_there
 from tadp.datasets.readers.label_problems import keep, kept
 from tadp.datasets.readers.labelled_objects import LabelledImage, LabelledObject, ObjectDataset, with_labels
-from tadp.datasets.readers.outlines import Polygons
+from tadp.datasets.readers.outlines import Box, Polygons
 from tadp.datasets.readers.paired_folders import files_below, keyed_by_image, photographs, pictures, splits_of
 from tadp.datasets.readers.splitting import NameIndex, find_listed
 from tadp.datasets.readers.yolo_config import NAMES, listed_names, read_config, yolo_file
@@ -24,6 +24,7 @@ from tadp.files.checks import LARGEST_JSON, check_regular
 from tadp.language.unicode_forms import composed
 
 _SLACK = 0.01  # by which rounding may move a coordinate beyond the image
+_TWO_POINTS = "a polygon must have three points or more; this is one of two points, or a box that leaves its image"
 
 
 class YoloDataset(ObjectDataset):
@@ -278,7 +279,14 @@ def _objects(path: Path, names: Sequence[str], classes: dict[int, list[str]]) ->
     for number, line in enumerate(lines, 1):
         with kept("wrong label"):
             objects += _object(line, f"{path}, line {number}", names, classes) if line.strip() else []
+    if any(entry.outline is not None for entry in objects):  # Ultralytics takes all lines of such a file for outlines
+        return [entry._replace(flaw=_TWO_POINTS) if _sticks_out(entry.box) else entry for entry in objects]
     return objects
+
+
+def _sticks_out(box: Box | None) -> bool:
+    """Whether a box leaves its image, as boxes that were written as fractions never do."""
+    return box is not None and (min(box) < -_SLACK or max(box) > 1 + _SLACK)
 
 
 def _object(line: str, where: str, names: Sequence[str], classes: dict[int, list[str]]) -> list[LabelledObject]:
