@@ -165,8 +165,8 @@ def explain_failure(error: Exception, model: nn.Module, inputs: Mapping[str, tor
         ) from error
     if not isinstance(error, RuntimeError):  # PyTorch's, such as for want of memory
         raise ModelError(
-            f"the captioner {name!r} cannot run with its config.json, generation_config.json, "
-            f"tokenizer_config.json and configs of the processor: {str(error).partition(chr(10))[0][:200]}. {HINT}"
+            f"the captioner {name!r} cannot run with its config.json, generation_config.json, tokenizer_config.json "
+            f"and processor_config.json or preprocessor_config.json: {str(error).partition(chr(10))[0][:200]}. {HINT}"
         ) from error
 
 

@@ -239,6 +239,9 @@ def _reader_entries(
     image_std: float | list[float] | None,
     size: int | Mapping | list[int] | None,
     crop_size: int | Mapping | list[int] | None,
+    patch_size: int | Mapping | list[int] | None,
+    vision_feature_select_strategy: str | None,
+    num_additional_image_tokens: int | None,
 ) -> None:
     """The entries of tokenizers and processors that are read, as a schema."""
 

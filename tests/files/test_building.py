@@ -36,7 +36,7 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-PROCESSOR = ("patch_size", "image_token", "num_additional_image_tokens")
+PROCESSOR = ("patch_size", "image_token", "num_additional_image_tokens", "vision_feature_select_strategy")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,8 @@ def llava(tmp_path_factory) -> Path:
         ("patch_size", None),
         ("patch_size", []),
         ("image_token", "x"),
+        ("patch_size", True),
+        ("vision_feature_select_strategy", 0),
         ("num_additional_image_tokens", "x"),
     ],
 )
