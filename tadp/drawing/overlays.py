@@ -62,9 +62,8 @@ def class_picture(
     pixels = np.asarray(picture).astype(np.float32)
     counts = np.bincount(labels[(labels >= 0) & (labels < len(class_names))].ravel(), minlength=len(class_names))
     order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k] and class_names[k] != BACKGROUND]
-    for label in order:
-        here = labels == label
-        pixels[here] = (1 - opacity) * pixels[here] + opacity * np.array(palette[label], np.float32)
+    here = np.isin(labels, order)
+    pixels[here] = (1 - opacity) * pixels[here] + opacity * np.array(palette, np.float32)[labels[here]]
     shown = _enlarged(Image.fromarray(pixels.round().astype(np.uint8)))
     return _with_legend(shown, [(class_names[label], palette[label]) for label in order])
 
