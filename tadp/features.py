@@ -328,7 +328,7 @@ class Features:
     levels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.maps, list | tuple):
+        if not isinstance(self.maps, (list, tuple)):
             raise TypeError(f"maps must be a tuple with one tensor per level; got a {type(self.maps).__name__}.")
         _check_positive("image_size", self.image_size, "(height, width) in pixels")
         if len(self.image_size) != 2:
@@ -368,7 +368,7 @@ def _check_positive(name: str, numbers: Any, rule: str) -> None:
     if not isinstance(numbers, Sequence) or isinstance(numbers, str):
         raise TypeError(f"{name} must be {rule}, in order; got a {type(numbers).__name__}. Pass a tuple.")
     for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, Integral | torch.SymInt):
+        if isinstance(number, bool) or not isinstance(number, (Integral, torch.SymInt)):
             raise TypeError(f"{name} must be {rule}; got {number!r} ({type(number).__name__}).")
         if number < 1:
             raise ValueError(f"{name} must be {rule}, each 1 or more; got {name} {tuple(numbers)}.")

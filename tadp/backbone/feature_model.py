@@ -204,8 +204,10 @@ class FeatureModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the U-Net. Weights that diffusers stores in 8 bits and casts layer by layer do not count."""
-        dtypes = (weight.dtype for weight in self.unet.parameters() if weight.is_floating_point())
-        return next((dtype for dtype in dtypes if dtype.itemsize > 1), torch.float32)
+        for weight in self.unet.parameters():  # torch.compile of torch 2.8 does not trace next() with a default
+            if weight.is_floating_point() and weight.dtype.itemsize > 1:
+                return weight.dtype
+        return torch.float32
 
     def encode_text(
         self, captions: str | Sequence[str], *, truncate: bool = False, mask_padding: bool = False

@@ -54,7 +54,7 @@ class Blocks:
         Raises:
             CaptionError: If `text` is None or empty.
         """
-        if text is None or (isinstance(text, Sequence | Conditioning) and not isinstance(text, str) and not len(text)):
+        if text is None or (isinstance(text, (Sequence, Conditioning)) and not isinstance(text, str) and not len(text)):
             raise CaptionError(
                 f"conditioning() needs captions: one per image, or a single string for all; got {text!r}. The empty "
                 "prompt is ''."

@@ -85,7 +85,12 @@ def _is_compiled(module: Any) -> bool:
 
 def autocasts(device: torch.device) -> bool:
     """Whether autocast chooses dtypes on a device. A device without autocast, such as "meta", returns False."""
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return _has_autocast(device.type) and torch.is_autocast_enabled(device.type)
+
+
+@torch.compiler.assume_constant_result  # torch.compile of torch 2.8 does not trace is_autocast_available
+def _has_autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -111,7 +111,7 @@ def to_tensor(
             under 8 pixels, or if a list contains images of different sizes.
         TypeError: If an image is not a path, a PIL image, an array or a tensor.
     """
-    if isinstance(images, str | bytes) or not isinstance(images, Sequence):
+    if isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
         return _read(images, "image", max_pixels)
     if not images:
         raise ImageError("expected at least one image; got an empty list.")
@@ -176,9 +176,9 @@ def crop_to_cells(
 def _read(image: ImageLike, name: str, max_pixels: int | None) -> Float[Tensor, "b 3 h w"]:
     check_process(starts=False)  # converting a large image already waits for threads
     _check_limit(max_pixels)
-    if isinstance(image, str | Path):
+    if isinstance(image, (str, Path)):
         name = repr(str(image))
-    if isinstance(image, str | Path | Image.Image):
+    if isinstance(image, (str, Path, Image.Image)):
         image = decode(image, name, max_pixels)
     if isinstance(image, np.ndarray):
         pixels = array_pixels(checked_array(image, name, max_pixels), name)
@@ -194,7 +194,7 @@ def stored_pixels(image: ImageLike, max_pixels: int | None) -> Tensor | np.ndarr
     check_process(starts=False)
     _check_limit(max_pixels)
     name = "image"
-    if isinstance(image, str | Path | Image.Image):
+    if isinstance(image, (str, Path, Image.Image)):
         name = name if isinstance(image, Image.Image) else repr(str(image))
         image = decode(image, name, max_pixels)
     if isinstance(image, np.ndarray) and np.issubdtype(image.dtype, np.integer):

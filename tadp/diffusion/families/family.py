@@ -353,4 +353,4 @@ class DiffusersFamily(Family):
     def native_cells(self, model: Any) -> int | None:
         """The config's `sample_size`; the smaller side if it has two."""
         size = model.config.get("sample_size")
-        return min(size) if isinstance(size, list | tuple) else size
+        return min(size) if isinstance(size, (list, tuple)) else size
