@@ -34,9 +34,9 @@ def check_processor(config: Mapping[str, Any], path: Path) -> None:
     for names, part in [((), config), *objects_in(config)]:
         if "added_tokens_decoder" in names:  # thousands of them
             continue
-        check_types(part, _reader_entries, path, below=".".join(names))
         if "merge_size" in part:  # the family of Qwen2-VL
             check_types(part, _patch_entries, path, below=".".join(names))
+        check_types(part, _reader_entries, path, below=".".join(names))
         if "width" in part and (part["width"] is None) != (part.get("height") is None):
             side = "width" if part["width"] is None else "height"
             raise ModelError(f"{path}: {'.'.join((*names, side))} must be a whole number; got None. {HINT}")
