@@ -80,20 +80,25 @@ def palette_advice(masks: Sequence[Path], names: Sequence[str] = (), *, by_palet
 def labels_advice(values: Sequence[int], names: Sequence[str]) -> str:
     """The option that makes values of masks classes; "" if all values are classes.
 
-    If there are as many other values as classes that do not occur, they get these classes in their order. Otherwise
-    they mean unknown.
+    If the values count the classes from 1, each gets the class before it. If there are as many other values as classes
+    that do not occur, they get these classes in their order. Otherwise they mean unknown.
 
     Example:
         >>> labels_advice([0, 127, 254], ["background", "fire", "smoke"])
         'If 127 means fire and 254 means smoke, pass labels={127: 1, 254: 2} (--labels 127=1,254=2).'
         >>> labels_advice([0, 1, 11], ["road", "car"])
         'If 11 means unknown, pass labels={11: 255} (--labels 11=255).'
+        >>> labels_advice([1, 2, 255], ["road", "car"])
+        'If 1 means road and 2 means car, pass labels={1: 0, 2: 1} (--labels 1=0,2=1).'
     """
-    wrong = [value for value in sorted(set(values)) if value >= len(names) and value != IGNORE_LABEL]
+    known = [value for value in sorted(set(values)) if value != IGNORE_LABEL]
+    wrong = [value for value in known if value >= len(names)]
     if not wrong or wrong[-1] >= 2**16:
         return ""
     free = [index for index in range(len(names)) if index not in values]
     labels = dict(zip(wrong, free, strict=True)) if len(free) == len(wrong) else dict.fromkeys(wrong, IGNORE_LABEL)
+    if known == list(range(1, len(names) + 1)) and len(known) <= _MOST_SHOWN:
+        labels = {value: value - 1 for value in known}
     labels = dict(list(labels.items())[:_MOST_SHOWN])
     meanings = [
         f"{value} means {names[label] if label != IGNORE_LABEL else 'unknown'}" for value, label in labels.items()
