@@ -303,7 +303,7 @@ def check_levels(levels: Any, strides: Mapping[int, int] | None = None) -> tuple
         ValueError: If a level does not exist, there is none, or they are not different levels, finest first.
     """
     check_ordered(levels=levels)
-    if isinstance(levels, int | str | Mapping) or not isinstance(levels, Iterable):
+    if isinstance(levels, (int, str, Mapping)) or not isinstance(levels, Iterable):
         fix = f". Pass ({levels},)." if isinstance(levels, int) and not isinstance(levels, bool) else "."
         raise TypeError(f"levels must be several numbers, such as (0, 1); got {levels!r}{fix}")
     numbers = tuple(check_whole(level, name="each of levels", minimum=None) for level in levels)
