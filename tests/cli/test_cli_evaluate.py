@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from exported import CLASSES, coco_folder
 
-from tadp.cli.own_data import RunOfModel, run_of
+from tadp.cli.own_data import RunOfModel, own_data, run_of
 from tadp.cli.task_options import Task
-from tadp.errors import ModelError
+from tadp.datasets.readers.data_options import DataOptions
+from tadp.errors import ModelError, OptionError, UnknownOptionError
 
 
 @pytest.fixture
@@ -96,3 +99,26 @@ def test_a_wrong_entry_is_an_error_with_file_and_key(record, tmp_path, key, valu
     entries[last] = value
     with pytest.raises(ModelError, match=rf"run\.json: {message}|run\.json lacks 'test'"):
         recorded(record, tmp_path)
+
+
+def test_options_of_the_run_that_the_reader_of_the_folder_lacks_are_named_and_not_used(
+    tmp_path, capsys, no_type_checker
+):
+    folder = coco_folder(tmp_path / "coco", 4)
+    stored = {"palette": {"#000000": "background"}, "mask_suffix": "_mask", "unpaired": "skip"}
+    run = RunOfModel({"data": "elsewhere", "reader": stored}, None, {}, {})
+    model = SimpleNamespace(class_names=tuple(CLASSES[1:]))
+
+    def measured(**passed: object) -> object:
+        options = DataOptions(class_names=CLASSES[1:], **passed)
+        return own_data(Task.detection, model, str(folder), run=run, split="all", captions=None, options=options)
+
+    assert len(measured()) == 4
+    said = capsys.readouterr().err
+    assert "as CocoDataset does not take them: the run's options palette, mask_suffix\n" in said
+    assert "with these options of the run: unpaired\n" in said
+    with pytest.raises(UnknownOptionError, match=r"resize_labels is not an option of CocoDataset"):
+        measured(resize_labels=True)
+    stored["unpaired"] = "sometimes"
+    with pytest.raises(OptionError, match="unpaired must be one of raise, skip, empty; got 'sometimes'"):
+        measured()
