@@ -345,7 +345,7 @@ def _shards(index: Path) -> list[Path]:
     for path in files:
         name = path.relative_to(index.parent) if path.is_relative_to(index.parent) else path
         try:
-            if path.is_dir():
+            if path.is_dir() and ".." not in name.parts:
                 raise ValueError(name)
             is_inside = any(path.resolve().is_relative_to(home) for home in homes)
         except (OSError, ValueError) as error:  # a folder, or a name that is too long or has a null character
