@@ -19,7 +19,7 @@ from tadp.cli.app import (
     Revision,
     command,
 )
-from tadp.cli.terminal import TINY, Dtype, echo, fail, load_captioner, progress, report_left_out, warn_about_tiny
+from tadp.cli.terminal import TINY, Dtype, echo, fail, load_captioner, no_gc, progress, report_left_out, warn_about_tiny
 from tadp.errors import CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
@@ -89,10 +89,9 @@ def caption(
     --mix. In a .db, ids are paths below the folder you pass, such as pets/rex for photos/pets/rex.jpg in photos, so
     pass the same folder every time. An id that already belongs to another image file is refused.
     """
-    import torch
-
-    from tadp.captions import CaptionTable
-    from tadp.extract import ImageList, caption_ids
+    with no_gc():
+        from tadp.captions import CaptionTable
+        from tadp.captions.image_ids import ImageList, caption_ids
 
     is_table = output is not None and check_caption_file(output, overwrite=overwrite)
     if mix and not is_table:
@@ -111,7 +110,7 @@ def caption(
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
         prompt=prompt,
-        dtype=getattr(torch, dtype.value),
+        dtype=dtype,
         revision=revision,
     )
     how: dict[str, Any] = {"text_encoder": _load_text_encoder(text_encoder)}
@@ -328,10 +327,8 @@ def _check_sources(table: "CaptionTable", images: dict[str, Path], *, home: Path
     for key, image in images.items():
         if key in missing:
             continue
-        known, source = (
-            table.record(key).fields.get(SOURCE),
-            _source(image, home),
-        )  # None: written by a tadp that kept no sources
+        source = _source(image, home)
+        known = table.record(key).fields.get(SOURCE)  # None: written by a tadp that kept no sources
         if known is not None and known != source:
             raise CaptionError(
                 f"the table already has a caption {key!r}, of {home / known}, and {image} is another file. Pass a "

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tadp.cli.app import Revision, command
-from tadp.cli.terminal import cell, echo, silence, status
+from tadp.cli.terminal import cell, echo, no_gc, silence, status
 
 if TYPE_CHECKING:
     from tadp.convert import Report
@@ -100,9 +100,10 @@ def convert(
     No code in the file is run. Every tensor is converted, compared with the base model, or left out for a reason that
     is printed. A file with unknown or missing tensors is refused.
     """
-    from tadp.convert import convert_file
+    with no_gc():
+        from tadp.convert import convert_file
 
-    silence()
+        silence()
     with status(f"converting {file}"):
         report = convert_file(
             file,

@@ -38,6 +38,7 @@ from tadp.cli.terminal import (
     is_cut,
     load_backbone,
     load_captioner,
+    no_gc,
     progress,
     report_left_out,
     warn_about_cut,
@@ -124,9 +125,10 @@ def extract(
     An image that cannot be read, or is too large for the memory, is reported, and the others are processed. Folders and
     links that cannot be read are reported too. Files that are not images are counted and left out.
     """
-    from tadp.captions import CaptionTable
-    from tadp.extract import ImageList, extract_images, writable_folder
-    from tadp.images.tiles import grid
+    with no_gc():
+        from tadp.captions import CaptionTable
+        from tadp.extract import ImageList, extract_images, writable_folder
+        from tadp.images.tiles import grid
 
     if captions is not None and (caption is not None or captioner is not None):
         raise typer.BadParameter("pass only one of --captions, --caption and --captioner.", param_hint="--captions")

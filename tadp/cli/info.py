@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tadp.cli.app import Revision, Variant, command
-from tadp.cli.terminal import TINY, cell, own_captioner, silence
+from tadp.cli.terminal import TINY, cell, no_gc, own_captioner, silence
 from tadp.errors import MissingFileError, UnknownModelError
 
 if TYPE_CHECKING:
@@ -27,9 +27,11 @@ def info(
 
     No weights are loaded. If a hub model is not on this machine, only its configuration is downloaded.
     """
-    silence()
+    with no_gc():
+        silence()
+        tables = model_tables(model, revision=revision, variant=variant)
     console = Console(highlight=False)
-    for table in model_tables(model, revision=revision, variant=variant):
+    for table in tables:
         console.print(table)
         console.print()
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tadp.cli.app import Device, Model, Revision, Variant, command
-from tadp.cli.terminal import TINY, Dtype, cell, echo, load_backbone, load_captioner, own_captioner, wrong_usage
+from tadp.cli.terminal import TINY, Dtype, cell, echo, load_backbone, load_captioner, no_gc, own_captioner, wrong_usage
 from tadp.errors import CaptionError, ModifierError
 from tadp.files.checks import read_lines
 
@@ -90,7 +90,8 @@ def prompt(
     the image, with the precision and recall that they reach), caption (a captioner's caption) or nouns (the nouns of
     that caption).
     """
-    from tadp import prompts
+    with no_gc():
+        from tadp import prompts
 
     if images and mode not in (Mode.caption, Mode.nouns):
         raise typer.BadParameter(f"{mode} takes no images; got {images[0]}.", param_hint="IMAGES")

@@ -15,6 +15,7 @@ from tadp.cli.terminal import (
     is_cut,
     load_backbone,
     load_captioner,
+    no_gc,
     warn_about_cut,
     warn_about_tiny,
 )
@@ -76,11 +77,12 @@ def show(
     The picture shows the image, its caption, and one heat map per word. Each heat map has its own colour scale and is
     transparent where attention is low. The number next to it is the highest attention at any position, from 0 to 1.
     """
-    import torch
+    with no_gc():
+        import torch
 
-    from tadp.drawing import pixel_words, word_sheet
-    from tadp.extract import shrink
-    from tadp.images.reading import to_pil
+        from tadp.drawing import pixel_words, word_sheet
+        from tadp.extract import shrink
+        from tadp.images.reading import to_pil
 
     source = caption_source(model, caption, captioner)
     if caption is not None and not any(letter.isalnum() for letter in caption):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tadp.assets import TASK_MODELS
-from tadp.cli.terminal import Dtype, echo, find_device, load_captioner, silence, status
+from tadp.cli.terminal import Dtype, echo, find_device, load_captioner, no_gc, silence, status
 
 if TYPE_CHECKING:
     from tadp.tasks import TaskModel
@@ -151,11 +151,12 @@ def load_task(
     Raises:
         ModelError: If the model is for another task.
     """
-    import torch
+    with no_gc():
+        import torch
 
-    from tadp.tasks.model_kind import KINDS
+        from tadp.tasks.model_kind import KINDS
 
-    silence()
+        silence()
     place = find_device(device)
     with status(f"loading {model}"):
         return KINDS[task.value].from_pretrained(

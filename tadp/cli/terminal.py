@@ -1,5 +1,6 @@
 """Functions that the commands share: quiet loading, one-line errors, and progress on the error stream."""
 
+import gc
 import io
 import logging
 import shlex
@@ -11,6 +12,7 @@ from contextvars import ContextVar
 from enum import StrEnum
 from errno import EPIPE
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,15 +173,25 @@ def wrong_usage(option: str | None = None) -> Iterator[None]:
         raise typer.BadParameter(str(error), param_hint=option) from error
 
 
-def silence() -> None:
-    """Stop the loading bars and log lines of transformers and diffusers."""
-    import diffusers.utils.logging as diffusers_logging
-    import transformers.utils.logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
+def silence(*libraries: str) -> None:
+    """Stop the loading bars and log lines of libraries; without arguments, those of transformers and diffusers."""
+    for name in libraries or ("transformers", "diffusers"):
+        library = import_module(f"{name}.utils.logging")
         library.set_verbosity_error()
         library.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+@contextmanager
+def no_gc() -> Iterator[None]:
+    """Import libraries without garbage collection, which would take a sixth of the time. Weights are loaded with it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def warn_about_tiny(captioner: str, *, others: str) -> None:
@@ -234,11 +246,12 @@ def load_backbone(
     model: str, *, dtype: Dtype, device: str | None, revision: str | None, variant: str | None
 ) -> "TADPBackbone":
     """A backbone on its device."""
-    import torch
+    with no_gc():
+        import torch
 
-    from tadp.backbone import TADPBackbone
+        from tadp.backbone import TADPBackbone
 
-    silence()
+        silence()
     place = find_device(device)
     with status(f"loading {model}"):
         return TADPBackbone.from_pretrained(
@@ -259,18 +272,23 @@ def check_levels(levels: list[int] | None, known: Collection[int], backbone: "TA
             raise typer.BadParameter(f"unknown level {level}; the levels are {strides}.", param_hint=option)
 
 
-def load_captioner(name: str, device: str | None, **options: Any) -> "Captioner":
+def load_captioner(name: str, device: str | None, *, dtype: Dtype | None = None, **options: Any) -> "Captioner":
     """A captioner on its device; options are those of `Captioner.from_pretrained`."""
-    from tadp.captioner import Captioner
-
-    silence()
     if options.get("min_new_tokens", 0) > options.get("max_new_tokens", 77):
         raise typer.BadParameter(
             f"{options['min_new_tokens']} is more than --max-new-tokens {options['max_new_tokens']}.",
             param_hint="--min-new-tokens",
         )
+    with no_gc():
+        import torch
+        from transformers import PreTrainedModel  # noqa: F401  imports most of what any captioner needs
+
+        from tadp.captioner import Captioner
+
+        silence("transformers")  # a captioner does not use diffusers, whose import takes seconds
+    place, number_type = find_device(device), None if dtype is None else getattr(torch, dtype.value)
     with status(f"loading the captioner {name}"):
-        return Captioner.from_pretrained(name, device=find_device(device), **options)
+        return Captioner.from_pretrained(name, device=place, dtype=number_type, **options)
 
 
 def find_device(name: str | None) -> "torch.device":

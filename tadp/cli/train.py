@@ -9,7 +9,7 @@ import typer
 from tadp.cli.app import command
 from tadp.cli.field_options import field_values, with_fields
 from tadp.cli.task_options import TaskArgument
-from tadp.cli.terminal import echo, silence, wrong_usage
+from tadp.cli.terminal import echo, no_gc, silence, wrong_usage
 from tadp.trainer.train_options import TrainOptions
 
 Data = Annotated[str, typer.Option("--data", help="The folder of a data set, or the name of one.", show_default=False)]
@@ -38,12 +38,13 @@ def train(task: TaskArgument, data: Data, output: Output, dry_run: DryRun = Fals
     channels, deconv_channels, norm. detection: channels, hidden_channels, anchor_sizes, aspect_ratios, score_threshold,
     nms_iou, max_detections, max_proposals, samples_per_image. Options that are not passed keep the recipe's values.
     """
-    import torch.distributed
+    with no_gc():
+        import torch.distributed
 
-    from tadp.trainer import estimate
-    from tadp.trainer import train as run_training
+        from tadp.trainer import estimate
+        from tadp.trainer import train as run_training
 
-    silence()
+        silence()
     chosen = field_values(options)
     with wrong_usage():
         if dry_run:
