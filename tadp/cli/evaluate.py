@@ -22,6 +22,7 @@ from tadp.cli.task_options import (
     StridePx,
     Task,
     TaskModelOption,
+    WindowBatch,
     WindowPx,
     check_stride,
     find_task_model,
@@ -110,6 +111,7 @@ def evaluate(
     short_side_px: ShortSidePx = None,
     flip: Flip = False,
     multi_scale: MultiScale = False,
+    batch_size: WindowBatch = 1,
     output: Output = None,
     device: Device = None,
     dtype: DtypeOption = Dtype.float32,
@@ -156,6 +158,7 @@ def evaluate(
     if uses_captioner:
         prepare_captions(predictor, caption=False, captioner=captioner, device=device)
     metric = predictor.make_metric(**_metric_options(task, crop=crop, rule=rule))
+    predict["batch_size"] = batch_size
     result = _measured(predictor, samples, metric, count=count, uses_captioner=uses_captioner, options=predict)
     echo(str(result))
     if output is not None:

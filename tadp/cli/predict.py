@@ -20,6 +20,7 @@ from tadp.cli.task_options import (
     StridePx,
     Task,
     TaskModelOption,
+    WindowBatch,
     WindowPx,
     check_stride,
     find_task_model,
@@ -32,6 +33,7 @@ from tadp.errors import Argument, CaptionError, ImageError, OutputError
 
 if TYPE_CHECKING:
     from tadp.tasks import TaskModel
+    from tadp.tasks.base import Finish
 
 
 SCORE = 0.5  # the default of `DetectionResult.plot`
@@ -75,6 +77,7 @@ def predict(
             show_default=f"the score with the best F1 in the model's run, or {SCORE:g}",
         ),
     ] = None,
+    batch_size: WindowBatch = 1,
     device: Device = None,
     dtype: DtypeOption = Dtype.float32,
     revision: Revision = None,
@@ -95,6 +98,7 @@ def predict(
     """
     from tadp.files.atomic import remove_leftovers
     from tadp.files.run_lock import only_run
+    from tadp.tasks.evaluation import predict_each
     from tadp.trainer.run_record import drawing_score
 
     task, images = _task_and_images(arguments)
@@ -127,10 +131,14 @@ def predict(
                 echo(f"{len(todo) - len(left)} already done")
             todo = left
         with progress() as bar:
-            for image, target in bar.track(list(todo.items()), description="predicting"):
+            requests = (((image, target), image, caption) for image, target in todo.items())
+            predictions = predict_each(predictor, requests, batch_size=batch_size, **options)
+            less_memory = {"batch_size": 1} if batch_size > 1 else {}
+            less_memory |= {"short_side_px": 512} if "short_side_px" in options else {}
+            for (image, target), finish in bar.track(predictions, total=len(todo), description="predicting"):
                 try:
-                    result, written = _predict_image(
-                        predictor, image, target, caption, settings=settings, plot=plot, **options
+                    result, written = _write_prediction(
+                        finish, image, target, settings=settings, plot=plot, less_memory=less_memory
                     )
                 except (ImageError, CaptionError) as error:
                     fail(error)
@@ -159,15 +167,14 @@ def _task_and_images(arguments: list[str]) -> tuple[Task | None, list[str]]:
     return Task(first), rest
 
 
-def _predict_image(
-    predictor: "TaskModel",
+def _write_prediction(
+    finish: "Finish",
     image: Path,
     target: Path,
-    caption: str | None,
     *,
     settings: dict[str, Any],
     plot: dict[str, Any],
-    **options: Any,
+    less_memory: dict[str, int],
 ) -> tuple[Any, list[Path]]:
     """Predict one image and write its files; returns the result and their paths.
 
@@ -180,7 +187,7 @@ def _predict_image(
     from tadp.files.checks import is_out_of_memory
 
     try:
-        result: Any = predictor.predict(image, caption, **options)
+        result = finish()
         # the data last, with the .json at the end: an image counts as done when its .json exists
         record = {"settings": settings, "image_sha256": file_digest(image)}
         return result, [_save_plot(result, Path(f"{target}.plot.png"), **plot), *result.save(target, record=record)]
@@ -191,8 +198,8 @@ def _predict_image(
     except (ImageError, MemoryError, OSError, RuntimeError) as error:
         if not is_out_of_memory(error.__cause__ or error):
             raise
-        hint = [", or pass ", Argument("short_side_px", 512)] if "short_side_px" in options else []
-        raise ImageError(f"{image} needs more memory than there is. Shrink the file", *hint, ".") from error
+        hints = [part for name, value in less_memory.items() for part in (", or pass ", Argument(name, value))]
+        raise ImageError(f"{image} needs more memory than there is. Shrink the file", *hints, ".") from error
 
 
 def _result_names(images: list[str], output: Path) -> tuple[dict[str, Path], int]:

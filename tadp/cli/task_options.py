@@ -73,6 +73,15 @@ MultiScale = Annotated[
     bool, typer.Option("--multi-scale", help="Predict at six scales, 0.5 to 1.75, and average (segmentation only).")
 ]
 
+WindowBatch = Annotated[
+    int,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        help="Number of windows that go through the model at once, and of images that are read ahead for this.",
+    ),
+]
+
 
 def predict_options(
     task: Task,

@@ -8,6 +8,8 @@ Where windows overlap, their values are averaged, optionally with weights that f
 no seams show. The image can be resized before it is divided into windows, for a prediction at several scales; the
 result always has the image's original size.
 
+Windows of several predictions, also for several images, can go through the model at once; see `tadp.images.batches`.
+
 Three steps follow the prediction of a window: its values are enlarged to pixels, averaged where windows overlap, and
 resized to the image's size. All three are linear, and separate for rows and columns. So each window adds R · values ·
 Cᵀ to a tile, with a matrix R for rows and a matrix C for columns. In memory are only the values that the head returned:
@@ -15,14 +17,18 @@ for a segmentation head, one per 64 pixels.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import product
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Predict = Callable[[Float[Tensor, "1 c h w"]], Float[Tensor, "1 _k _h _w"]]
+from tadp.images.batches import Batches, Place
+
+Predict = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b _k _h _w"]]
+Number = TypeVar("Number", float, Tensor)
 TILE_PX = 256
 
 
@@ -59,8 +65,9 @@ class WindowedPrediction:
     Each window is predicted only once if the tiles are read row by row, as `mean_tiles` does.
 
     Args:
-        predict: A function from a window of the image, (1, C, h, w), to K values per cell,
-            (1, K, ceil(h / cell_px), ceil(w / cell_px)).
+        predict: A function from windows, (B, C, h, w), to K values per cell, (B, K, ceil(h / cell_px),
+            ceil(w / cell_px)), which is called with one window at a time; or the `Batches` through which windows of
+            several predictions go.
         image: The image, (1, C, H, W), in [0, 1].
         window: Side of a window in pixels. A smaller image is predicted as a single window.
         stride: Number of pixels from the start of one window to the start of the next, from 1 to `window`; None is
@@ -73,6 +80,8 @@ class WindowedPrediction:
             window, as PyTorch's option of this name does.
         tapered: Whether the weight of a window falls linearly from its centre to its border where windows overlap, so
             that no seams show. If False, all windows count the same.
+        text: The text of the image, which `Batches` passes on with each window; None if `predict` needs none.
+        text_kind: What texts must have in common to be predicted together.
 
     Raises:
         ValueError: If the stride is under 1, or is larger than the window, which would leave gaps.
@@ -80,7 +89,7 @@ class WindowedPrediction:
 
     def __init__(
         self,
-        predict: Predict,
+        predict: Predict | Batches,
         image: Float[Tensor, "1 c h w"],
         *,
         window: int,
@@ -90,14 +99,26 @@ class WindowedPrediction:
         cell_px: int = 1,
         align_corners: bool = False,
         tapered: bool = False,
+        text: Any = None,
+        text_kind: Hashable = None,
     ):
-        self.predict, self.image, self.flipped = predict, image, flipped
+        self.batches = predict if isinstance(predict, Batches) else Batches(lambda pixels, _: predict(pixels))
+        self.image, self.flipped, self.text, self._text_kind = image, flipped, text, text_kind
         self.size = (int(image.shape[2]), int(image.shape[3]))
         self.sides = tuple(
             _Side(seen, length, window, stride or window, cell_px, align_corners, tapered)
             for seen, length in zip(size or self.size, self.size, strict=True)
         )
-        self._kept: dict[tuple[int, int], Float[Tensor, "_k _h _w"]] = {}
+        self._kept: dict[Place, Float[Tensor, "_k _h _w"]] = {}
+
+    @property
+    def kind(self) -> Hashable:
+        """All windows of this image have this kind; see `Source`."""
+        return (*(side.side for side in self.sides), self.image.device, self._text_kind)
+
+    def places(self, rows: slice, columns: slice) -> Iterator[Place]:
+        """The windows that `tile` needs for a part of the result."""
+        return product(self.sides[0].windows(rows), self.sides[1].windows(self._mirrored(columns)))
 
     def tile(self, rows: slice, columns: slice) -> Float[Tensor, "k n m"]:
         """Read a part of the result, which has the image's own size. Both slices need a start and a stop."""
@@ -105,28 +126,34 @@ class WindowedPrediction:
             raise ValueError(
                 f"a tile must lie inside the image, {self.size} pixels; got rows {rows}, columns {columns}."
             )
-        if self.flipped:
-            columns = slice(self.size[1] - columns.stop, self.size[1] - columns.start)
-        upright, across = self.sides[0].shares(rows), self.sides[1].shares(columns)
+        upright, across = self.sides[0].shares(rows), self.sides[1].shares(self._mirrored(columns))
         self._release({share.window for share in upright}, {share.window for share in across})
         total = torch.zeros(())
         for down in upright:
             for over in across:
-                values = self._values(down.window, over.window)[:, down.cells, over.cells]
+                values = self._values((down.window, over.window))[:, down.cells, over.cells]
                 added = down.weights @ values @ over.weights.T
                 total = total.add_(added) if total.ndim else added
         return total.flip(2) if self.flipped else total
 
-    def _values(self, row: int, column: int) -> Float[Tensor, "k h w"]:
-        """The values of one window, on the CPU."""
-        if (row, column) not in self._kept:
-            self._kept[row, column] = self.predict(self._pixels(row, column))[0].float().cpu()
-        return self._kept[row, column]
+    def _mirrored(self, columns: slice) -> slice:
+        """Columns of the result as columns of the image that is seen."""
+        return slice(self.size[1] - columns.stop, self.size[1] - columns.start) if self.flipped else columns
 
-    def _pixels(self, row: int, column: int) -> Float[Tensor, "1 c h w"]:
+    def _values(self, place: Place) -> Float[Tensor, "k h w"]:
+        """The values of one window, on the CPU."""
+        if place not in self._kept:
+            self.batches.read(self, place)
+        return self._kept[place]
+
+    def keep(self, place: Place, values: Float[Tensor, "k h w"]) -> None:
+        """Keep the values of one window until no more tiles need them."""
+        self._kept[place] = values.to("cpu", torch.float32, copy=True)  # a view would keep the whole batch
+
+    def pixels(self, place: Place) -> Float[Tensor, "1 c h w"]:
         """The part of the image that a window sees."""
         down, over = self.sides
-        top, left = down.starts[row], over.starts[column]
+        top, left = down.starts[place[0]], over.starts[place[1]]
         if self.flipped:
             left = over.seen - left - over.side
         part = self.image
@@ -173,16 +200,33 @@ def mean_tiles(
     Yields:
         For each tile, its range of rows, its range of columns, and its mean values, (K, rows, columns).
     """
-    size = views[0].size
+    for rows, columns in _tiles(views[0].size, tile_px):
+        total = finish(views[0].tile(rows, columns))
+        for view in views[1:]:
+            total = total + finish(view.tile(rows, columns))
+        yield rows, columns, total / len(views)
+
+
+def windows_in_order(
+    views: Sequence[WindowedPrediction], *, tile_px: int = TILE_PX
+) -> Iterator[tuple[WindowedPrediction, Place]]:
+    """All windows of several predictions for one image, in the order in which `mean_tiles` needs them."""
+    known: set[tuple[WindowedPrediction, Place]] = set()
+    for rows, columns in _tiles(views[0].size, tile_px):
+        for window in ((view, place) for view in views for place in view.places(rows, columns)):
+            if window not in known:
+                known.add(window)
+                yield window
+
+
+def _tiles(size: tuple[int, int], tile_px: int) -> Iterator[tuple[slice, slice]]:
+    """The rows and columns of the tiles of an image, band by band."""
     axis = band_axis(size)
     for along in range(0, size[axis], tile_px):
         for across in range(0, size[1 - axis], tile_px):
             place = (along, across) if axis == 0 else (across, along)
             rows, columns = (slice(at, min(at + tile_px, end)) for at, end in zip(place, size, strict=True))
-            total = finish(views[0].tile(rows, columns))
-            for view in views[1:]:
-                total = total + finish(view.tile(rows, columns))
-            yield rows, columns, total / len(views)
+            yield rows, columns
 
 
 class _Weights(NamedTuple):
@@ -225,15 +269,20 @@ class _Side:
         for start in self.starts:
             self.total[start : start + self.side] += self.window_weights
 
+    def windows(self, part: slice) -> list[int]:
+        """The numbers of the windows that contribute to a part of the result."""
+        first, last = (_center(float(at), self.seen, self.length) for at in (part.start, part.stop - 1))
+        seen = _cells(first, last, 1.0, self.seen)
+        return [k for k, start in enumerate(self.starts) if start < seen.stop and seen.start < start + self.side]
+
     def shares(self, part: slice) -> list[_Share]:
-        """The windows that contribute to a part of the result."""
+        """The windows that contribute to a part of the result, and their values' weights."""
         pixels = _linear(self.seen, self.length, part.start, part.stop)
         first, last = pixels.cells.start, pixels.cells.stop
         shares = []
-        for number, start in enumerate(self.starts):
+        for number in self.windows(part):
+            start = self.starts[number]
             low, high = max(first, start), min(last, start + self.side)
-            if low >= high:
-                continue
             cells = math.ceil(self.side / self.cell_px)
             whole = cells * self.cell_px
             enlarged = _linear(cells, whole, low - start, high - start, align_corners=self.align_corners)
@@ -247,12 +296,19 @@ def _linear(
     source: int, size: int, start: int, stop: int, *, antialias: bool = False, align_corners: bool = False
 ) -> _Weights:
     """Rows `start` up to `stop` of the matrix that resizes `source` values to `size` bilinearly, as torch does."""
-    ratio = source / size
-    reach = max(ratio, 1.0) if antialias else 1.0
-    places = torch.arange(start, stop, dtype=torch.float64)
-    centers = places * (source - 1) / max(size - 1, 1) + 0.5 if align_corners else (places + 0.5) * ratio
-    first = max(math.floor(float(centers[0]) - reach), 0)
-    last = min(math.ceil(float(centers[-1]) + reach), source)
-    cells = torch.arange(first, last, dtype=torch.float64) + 0.5
+    reach = max(source / size, 1.0) if antialias else 1.0
+    centers = _center(torch.arange(start, stop, dtype=torch.float64), source, size, align_corners)
+    touched = _cells(float(centers[0]), float(centers[-1]), reach, source)
+    cells = torch.arange(touched.start, touched.stop, dtype=torch.float64) + 0.5
     weights = (1 - (cells - centers[:, None]).abs() / reach).clamp(min=0)
-    return _Weights(slice(first, last), weights / weights.sum(dim=1, keepdim=True))
+    return _Weights(touched, weights / weights.sum(dim=1, keepdim=True))
+
+
+def _center(place: Number, source: int, size: int, align_corners: bool = False) -> Number:
+    """Where a pixel of the resized image lies in the image before, in pixels."""
+    return place * (source - 1) / max(size - 1, 1) + 0.5 if align_corners else (place + 0.5) * (source / size)
+
+
+def _cells(first: float, last: float, reach: float, source: int) -> slice:
+    """The cells that are at most `reach` away from a range of places."""
+    return slice(max(math.floor(first - reach), 0), min(math.ceil(last + reach), source))

@@ -1,8 +1,7 @@
 """The base class of the three task models: their text, which part of the U-Net trains, and how they are saved."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -16,14 +15,15 @@ from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.text_source import CaptionFunction
 from tadp.captioner.model_files import TINY
 from tadp.datasets.sample import Sample
-from tadp.errors import ImageError, ModelError
+from tadp.errors import ModelError
 from tadp.features import Features
 from tadp.files.atomic import replace_folder
 from tadp.files.building import explained, limited
 from tadp.files.hub import HubOptions
-from tadp.files.inference import autocasts, in_evaluation
+from tadp.files.inference import autocasts
 from tadp.files.model_card import card_record, saved_record, split_picture, write_card
 from tadp.files.publishing import Pushable
+from tadp.images.batches import Batches
 from tadp.images.reading import ImageLike
 from tadp.tasks.card import task_card
 from tadp.tasks.lora_training import Tune, add_lora, check_tune, has_lora
@@ -42,6 +42,7 @@ from tadp.text.conditioning import Conditioning
 from tadp.training.schedules import Groups, decay_groups
 
 Model = TypeVar("Model", bound="TaskModel")
+Finish = Callable[[], Any]  # returns what `predict` returns
 
 
 class TaskModel(nn.Module, Pushable):
@@ -121,6 +122,14 @@ class TaskModel(nn.Module, Pushable):
     @abstractmethod
     def predict(self, image: ImageLike, caption: str | Conditioning | None = None) -> Any:
         """Predict one image, at the image's own size."""
+
+    @abstractmethod
+    def start_prediction(self, image: ImageLike, caption: str | Conditioning | None, batches: Batches) -> Finish:
+        """Read an image and find its text. The function that is returned predicts it, through `batches`."""
+
+    @abstractmethod
+    def predict_batch(self, pixels: Float[Tensor, "b 3 h w"], texts: Sequence[Conditioning]) -> Any:
+        """One prediction for each of several parts of images, each with its own text, for `Batches`."""
 
     @abstractmethod
     def make_metric(self) -> Any:
@@ -257,15 +266,6 @@ class TaskModel(nn.Module, Pushable):
             *decay_groups(self.head, lr=lr, weight_decay=weight_decay, groups=groups),
             *self.backbone.parameter_groups(lr, unet_scale=unet_scale, weight_decay=weight_decay, groups=groups),
         ]
-
-    @contextmanager
-    def _predicting(self: Model, image: ImageLike) -> Iterator[Model]:
-        """This model in evaluation mode, as a copy with the same weights, and no gradients. Errors name the image."""
-        try:
-            with torch.no_grad():
-                yield in_evaluation(self)
-        except ImageError as error:
-            raise ImageError(*(f"{image}: ",) * isinstance(image, str | Path), *error.args) from error
 
     @classmethod
     def from_pretrained(

@@ -1,6 +1,6 @@
 """Depth of a single image, in metres."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +14,9 @@ from tadp.backbone import TADPBackbone, Text
 from tadp.backbone.feature_model import refuse_name
 from tadp.datasets.sample import Sample
 from tadp.features import Features
+from tadp.files.inference import in_evaluation
 from tadp.heads import DepthHead
+from tadp.images.batches import Batches
 from tadp.images.reading import ImageLike, to_pil, to_tensor
 from tadp.images.windows import mean_tiles
 from tadp.metrics import DepthMetrics
@@ -23,7 +25,15 @@ from tadp.tasks.base import TaskModel
 from tadp.tasks.lora_training import Tune
 from tadp.tasks.model_text import PromptMode
 from tadp.tasks.predictions import DepthResult, label_of, loss_text
-from tadp.tasks.sliding import check_features, check_result, check_side, make_views, read_one, window_and_stride
+from tadp.tasks.sliding import (
+    batch_features,
+    check_result,
+    check_side,
+    make_views,
+    predicting,
+    read_one,
+    window_and_stride,
+)
 from tadp.text.conditioning import Conditioning
 from tadp.training import losses
 
@@ -194,10 +204,12 @@ class TADPForDepthEstimation(TaskModel):
         multiple = max(self.backbone.strides)
         return F.pad(pixels, (0, -width % multiple, 0, -height % multiple), value=_GREY), (height, width)
 
-    def _depth_of(self, pixels: Float[Tensor, "1 3 h w"], text: Conditioning) -> Float[Tensor, "1 1 h w"]:
-        """The depth of one window, for `predict`."""
+    def predict_batch(
+        self, pixels: Float[Tensor, "b 3 h w"], texts: Sequence[Conditioning]
+    ) -> Float[Tensor, "b 1 h w"]:
+        """The depth of windows."""
         padded, size = self._padded(pixels)
-        features = check_features(self.features(padded, text))
+        features = batch_features(self.features, self.backbone, padded, texts)
         return self.from_features(features, image_size=size).depth_m[:, None]
 
     def from_features(
@@ -223,6 +235,7 @@ class TADPForDepthEstimation(TaskModel):
         stride_px: int | None = None,
         flip: bool = False,
         short_side_px: int | None = None,
+        batch_size: int = 1,
     ) -> DepthResult:
         """Predict the depth of one image, at its own size.
 
@@ -239,33 +252,63 @@ class TADPForDepthEstimation(TaskModel):
             short_side_px: Length in pixels to which the image's shorter side is resized before prediction; the depth
                 map is resized back. Use it for a camera whose resolution differs from that of the training data: 480
                 for a model trained on NYU Depth v2. None is that of the model.
+            batch_size: Largest number of windows that go through the model at once, from the image and its
+                mirrored copy. A larger one takes more memory, and less time on a GPU. Results differ by rounding.
 
         Raises:
             ImageError: If the image cannot be read.
             CaptionError: If a caption is needed and there is neither a caption nor a captioner, if a caption is passed
                 although the model uses one text for all images, or if the class of the image is needed and it is
                 missing or unknown.
-            TypeError: If a size in pixels is not an integer.
+            TypeError: If a size in pixels or `batch_size` is not an integer.
             ValueError: If a size is below 1, or `stride_px` is larger than `window_px`.
         """
+        start = self.start_prediction(
+            image,
+            caption,
+            Batches(in_evaluation(self).predict_batch, batch_size),
+            window_px=window_px,
+            stride_px=stride_px,
+            flip=flip,
+            short_side_px=short_side_px,
+        )
+        return start()
+
+    def start_prediction(
+        self,
+        image: ImageLike,
+        caption: str | Conditioning | None,
+        batches: Batches,
+        *,
+        window_px: int | None = None,
+        stride_px: int | None = None,
+        flip: bool = False,
+        short_side_px: int | None = None,
+    ) -> Callable[[], DepthResult]:
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=1, own=(self.window_px, self.stride_px))
         pixels = read_one(image)
-        with self._predicting(image) as model:
+        with predicting(image):
             text, words = self.text.for_image(pixels, caption, self.backbone)
-            views = make_views(
-                lambda part: model._depth_of(part, text),
-                pixels,
-                window_px=window_px,
-                stride_px=stride_px,
-                short_side_px=self.short_side_px if short_side_px is None else short_side_px,
-                flip=flip,
-                tapered=self.taper_windows,
-            )
+        views = make_views(
+            batches,
+            pixels,
+            text,
+            window_px=window_px,
+            stride_px=stride_px,
+            short_side_px=self.short_side_px if short_side_px is None else short_side_px,
+            flip=flip,
+            tapered=self.taper_windows,
+        )
+
+        def finish() -> DepthResult:
             depth_m = torch.zeros(int(pixels.shape[2]), int(pixels.shape[3]))
-            for rows, columns, mean in mean_tiles(views):
-                depth_m[rows, columns] = mean[0]
-            check_result(depth_m)
-        return DepthResult(depth_m, words, to_pil(pixels))
+            with predicting(image):
+                for rows, columns, mean in mean_tiles(views):
+                    depth_m[rows, columns] = mean[0]
+                check_result(depth_m)
+            return DepthResult(depth_m, words, to_pil(pixels))
+
+        return finish
 
     def make_metric(self, *, crop: Crop | None = None) -> DepthMetrics:
         """The paper's depth metrics, up to the model's greatest depth.

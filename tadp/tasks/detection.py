@@ -1,7 +1,7 @@
 """Object detection: boxes with classes and scores. Needs the extra `detection`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -18,7 +18,9 @@ from tadp.datasets.transforms.geometry import GREY, fit
 from tadp.errors import Argument, OptionError
 from tadp.features import Features
 from tadp.files.checks import check_classes, check_whole
+from tadp.files.inference import in_evaluation
 from tadp.heads import DetectionHead
+from tadp.images.batches import Batches, Place
 from tadp.images.boxes import Boxes, Detections
 from tadp.images.reading import MAX_PIXELS, ImageLike, to_pil
 from tadp.metrics import COCODetection, VOCDetection
@@ -26,8 +28,10 @@ from tadp.tasks.base import TaskModel
 from tadp.tasks.lora_training import Tune
 from tadp.tasks.model_text import PromptMode
 from tadp.tasks.predictions import DetectionResult, label_of, loss_text
-from tadp.tasks.sliding import check_features, read_one
+from tadp.tasks.sliding import batch_features, predicting, read_one
 from tadp.text.conditioning import Conditioning
+
+_WHOLE: Place = (0, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +163,12 @@ class TADPForObjectDetection(TaskModel):
         return DetectionOutput(losses, torch.stack(list(losses.values())).sum(), [])
 
     def predict(
-        self, image: ImageLike, caption: str | Conditioning | None = None, *, image_px: int | None = None
+        self,
+        image: ImageLike,
+        caption: str | Conditioning | None = None,
+        *,
+        image_px: int | None = None,
+        batch_size: int = 1,
     ) -> DetectionResult:
         """Detect the objects of one image. Boxes are in pixels of the image as it was passed.
 
@@ -169,14 +178,27 @@ class TADPForObjectDetection(TaskModel):
                 must be None if the model uses one text for all images.
             image_px: Side in pixels of the square that the model sees; None is that of the model. It determines how
                 much memory is needed.
+            batch_size: As in the other tasks. It changes nothing here, because an image is one square; with several
+                images, `evaluate` puts several squares into a batch.
 
         Raises:
             ImageError: If the image cannot be read.
             CaptionError: If a caption is needed and there is neither a caption nor a captioner, or if a caption is
                 passed although the model uses one text for all images.
-            TypeError: If `image_px` is not an integer.
-            ValueError: If `image_px` is below 1.
+            TypeError: If `image_px` or `batch_size` is not an integer.
+            ValueError: If `image_px` or `batch_size` is below 1.
         """
+        batches = Batches(in_evaluation(self).predict_batch, batch_size)
+        return self.start_prediction(image, caption, batches, image_px=image_px)()
+
+    def start_prediction(
+        self,
+        image: ImageLike,
+        caption: str | Conditioning | None,
+        batches: Batches,
+        *,
+        image_px: int | None = None,
+    ) -> Callable[[], DetectionResult]:
         pixels = read_one(image)
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
         side = self.image_px if image_px is None else _check_side(image_px)
@@ -186,20 +208,33 @@ class TADPForObjectDetection(TaskModel):
             square = F.interpolate(pixels.float(), size=size, mode="bilinear", antialias=True).clamp(0, 1)
         if size != (side, side):
             square = F.pad(square, (0, side - size[1], 0, side - size[0]), value=GREY / 255)
-        with self._predicting(image) as model:
+        with predicting(image):
             text, words = self.text.for_image(pixels, caption, self.backbone)
-            objects = model.from_features(check_features(model.features(square, text))).detections[0]
-        edges, scale = torch.tensor(size[::-1] * 2), torch.tensor([width / size[1], height / size[0]] * 2)
-        boxes = objects.boxes.float().cpu().minimum(edges) * scale
-        inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # others lie in the padding
-        return DetectionResult(
-            boxes[inside],
-            objects.labels.cpu()[inside],
-            objects.scores.float().cpu()[inside],
-            self.class_names,
-            words,
-            to_pil(pixels),
-        )
+        seen = _Square(square, text)
+        batches.expect([(seen, _WHOLE)])
+
+        def finish() -> DetectionResult:
+            if seen.objects is None:
+                with predicting(image):
+                    batches.read(seen, _WHOLE)
+            objects: Any = seen.objects
+            edges, scale = torch.tensor(size[::-1] * 2), torch.tensor([width / size[1], height / size[0]] * 2)
+            boxes = objects.boxes.float().cpu().minimum(edges) * scale
+            inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # others lie in the padding
+            return DetectionResult(
+                boxes[inside],
+                objects.labels.cpu()[inside],
+                objects.scores.float().cpu()[inside],
+                self.class_names,
+                words,
+                to_pil(pixels),
+            )
+
+        return finish
+
+    def predict_batch(self, pixels: Float[Tensor, "b 3 _h _w"], texts: Sequence[Conditioning]) -> list[Detections]:
+        """The objects in squares."""
+        return self.from_features(batch_features(self.features, self.backbone, pixels, texts)).detections
 
     def make_metric(self, *, rule: Literal["voc07", "voc12", "coco"] = "voc07") -> VOCDetection | COCODetection:
         """Average precision over the model's classes.
@@ -212,6 +247,28 @@ class TADPForObjectDetection(TaskModel):
     def score(self, metric: VOCDetection | COCODetection, result: DetectionResult, sample: Sample) -> None:
         """Compare the detected objects with the sample's boxes; see `TaskModel.score`."""
         metric.update([result.detections], [label_of(sample, "boxes")])
+
+
+class _Square:
+    """The square of an image that the model sees, as a `Source` with a single part.
+
+    Attributes:
+        objects: The objects that were detected; None until the square is read.
+    """
+
+    def __init__(self, image: Float[Tensor, "1 3 h w"], text: Conditioning):
+        self.image, self.text = image, text
+        self.objects: Detections | None = None
+
+    @property
+    def kind(self) -> Hashable:
+        return self.image.shape, self.image.device, self.text.kind
+
+    def pixels(self, place: Place) -> Float[Tensor, "1 3 h w"]:
+        return self.image
+
+    def keep(self, place: Place, values: Detections) -> None:
+        self.objects = values
 
 
 def _check_side(image_px: int) -> int:

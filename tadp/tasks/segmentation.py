@@ -1,6 +1,6 @@
 """Semantic segmentation: a class for each pixel."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -14,7 +14,9 @@ from tadp.datasets.sample import Sample
 from tadp.drawing.overlays import BACKGROUND
 from tadp.features import Features
 from tadp.files.checks import check_classes, check_ignore_label
+from tadp.files.inference import in_evaluation
 from tadp.heads import LinearHead, SegmentationHead, SMPSegmentationHead
+from tadp.images.batches import Batches
 from tadp.images.reading import ImageLike, to_pil
 from tadp.images.windows import mean_tiles
 from tadp.metrics import MeanIoU
@@ -22,7 +24,15 @@ from tadp.tasks.base import TaskModel
 from tadp.tasks.lora_training import Tune
 from tadp.tasks.model_text import PromptMode
 from tadp.tasks.predictions import SegmentationResult, label_of, loss_text
-from tadp.tasks.sliding import check_features, check_result, check_side, make_views, read_one, window_and_stride
+from tadp.tasks.sliding import (
+    batch_features,
+    check_result,
+    check_side,
+    make_views,
+    predicting,
+    read_one,
+    window_and_stride,
+)
 from tadp.text.conditioning import Conditioning
 from tadp.training import losses
 
@@ -205,12 +215,13 @@ class TADPForSemanticSegmentation(TaskModel):
         flip: bool = False,
         short_side_px: int | None = None,
         return_probabilities: bool = False,
+        batch_size: int = 1,
     ) -> SegmentationResult:
         """Predict the class of every pixel of one image, at its own size.
 
         An image larger than the window is predicted in windows, and the result is assembled in tiles. So only one
-        window, a few tiles and the result are in memory. Each window is predicted once: its logits are kept at the
-        head's resolution, before they are enlarged, until no more tiles need them.
+        batch of windows, a few tiles and the result are in memory. Each window is predicted once: its logits are kept
+        at the head's resolution, before they are enlarged, until no more tiles need them.
 
         Args:
             image: One image of any size: a path, PIL image, array or tensor.
@@ -226,39 +237,74 @@ class TADPForSemanticSegmentation(TaskModel):
                 map is resized back. The paper's ADE20K test uses 512. None is that of the model.
             return_probabilities: Whether to return the probabilities of all classes, K floats per pixel. A model that
                 was trained with focal loss compares each class with the rest, so they do not sum to one.
+            batch_size: Largest number of windows that go through the model at once, from the image and its
+                mirrored copy, at all scales. A larger one takes more memory, and less time on a GPU. Results
+                differ by rounding.
 
         Raises:
             ImageError: If the image cannot be read.
             CaptionError: If a caption is needed and there is neither a caption nor a captioner, or if a caption is
                 passed although the model uses one text for all images.
-            TypeError: If a size in pixels is not an integer.
+            TypeError: If a size in pixels or `batch_size` is not an integer.
             ValueError: If a scale is not above 0, a size is below 1, or `stride_px` is larger than `window_px`.
         """
+        start = self.start_prediction(
+            image,
+            caption,
+            Batches(in_evaluation(self).predict_batch, batch_size),
+            window_px=window_px,
+            stride_px=stride_px,
+            scales=scales,
+            flip=flip,
+            short_side_px=short_side_px,
+            return_probabilities=return_probabilities,
+        )
+        return start()
+
+    def start_prediction(
+        self,
+        image: ImageLike,
+        caption: str | Conditioning | None,
+        batches: Batches,
+        *,
+        window_px: int | None = None,
+        stride_px: int | None = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        short_side_px: int | None = None,
+        return_probabilities: bool = False,
+    ) -> Callable[[], SegmentationResult]:
         window_px, stride_px = window_and_stride(window_px, stride_px, thirds=2, own=(self.window_px, self.stride_px))
         pixels = read_one(image)
         info: Any = self.head.feature_info
         height, width = int(pixels.shape[2]), int(pixels.shape[3])
-        with self._predicting(image) as model:
+        with predicting(image):
             text, words = self.text.for_image(pixels, caption, self.backbone)
-            views = make_views(
-                lambda part: model._coarse(part, text),
-                pixels,
-                window_px=window_px,
-                stride_px=stride_px,
-                scales=scales,
-                short_side_px=self.short_side_px if short_side_px is None else short_side_px,
-                flip=flip,
-                cell_px=info.reduction[0],
-                align_corners=isinstance(self.head, SegmentationHead) and self.head.align_corners,
-            )
+        views = make_views(
+            batches,
+            pixels,
+            text,
+            window_px=window_px,
+            stride_px=stride_px,
+            scales=scales,
+            short_side_px=self.short_side_px if short_side_px is None else short_side_px,
+            flip=flip,
+            cell_px=info.reduction[0],
+            align_corners=isinstance(self.head, SegmentationHead) and self.head.align_corners,
+        )
+
+        def finish() -> SegmentationResult:
             classes, scores = torch.zeros(height, width, dtype=torch.int64), torch.zeros(height, width)
             probabilities = torch.zeros(len(self.class_names), height, width) if return_probabilities else None
-            for rows, columns, mean in mean_tiles(views, finish=self._probabilities):
-                scores[rows, columns], classes[rows, columns] = mean.max(dim=0)
-                if probabilities is not None:
-                    probabilities[:, rows, columns] = mean
-            check_result(scores)
-        return SegmentationResult(classes, scores, self.class_names, probabilities, words, to_pil(pixels))
+            with predicting(image):
+                for rows, columns, mean in mean_tiles(views, finish=self._probabilities):
+                    scores[rows, columns], classes[rows, columns] = mean.max(dim=0)
+                    if probabilities is not None:
+                        probabilities[:, rows, columns] = mean
+                check_result(scores)
+            return SegmentationResult(classes, scores, self.class_names, probabilities, words, to_pil(pixels))
+
+        return finish
 
     def make_metric(self) -> MeanIoU:
         """Mean IoU over the model's classes."""
@@ -268,9 +314,11 @@ class TADPForSemanticSegmentation(TaskModel):
         """Compare a class map with the sample's mask; see `TaskModel.score`."""
         metric.update(result.class_map, label_of(sample, "mask"))
 
-    def _coarse(self, images: Float[Tensor, "1 3 _h _w"], text: Conditioning) -> Float[Tensor, "1 k _h2 _w2"]:
-        """Logits at the finest map's size, before the head enlarges them to pixels."""
-        features = check_features(self.features(images, text))
+    def predict_batch(
+        self, pixels: Float[Tensor, "b 3 _h _w"], texts: Sequence[Conditioning]
+    ) -> Float[Tensor, "b k _h2 _w2"]:
+        """Logits of windows at the finest map's size, before the head enlarges them to pixels."""
+        features = batch_features(self.features, self.backbone, pixels, texts)
         finest = features.maps[0].shape
         return self.head(features, image_size=(finest[2], finest[3]))
 

@@ -1,18 +1,23 @@
 """Steps of `predict` that the tasks share: reading one image, checking window sizes, and making views to average."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from tadp.backbone import TADPBackbone
 from tadp.errors import ImageError
 from tadp.features import Features
 from tadp.files.checks import check_whole
+from tadp.images.batches import Batches
 from tadp.images.reading import MAX_PIXELS, ImageLike, read_image, to_tensor
-from tadp.images.windows import Predict, WindowedPrediction
+from tadp.images.windows import WindowedPrediction, windows_in_order
+from tadp.text.conditioning import Conditioning
 
 _LEAST_PX = 8  # the smallest side that the VAE accepts
 
@@ -38,12 +43,43 @@ def read_one(image: ImageLike) -> Float[Tensor, "1 3 h w"]:
     return pixels
 
 
-def check_features(features: Features) -> Features:
-    """Return features as they are, or refuse them if they are not finite.
+@contextmanager
+def predicting(image: ImageLike) -> Iterator[None]:
+    """A block without gradients, in which errors name the image that is predicted."""
+    try:
+        with torch.no_grad():
+            yield
+    except ImageError as error:
+        raise ImageError(*(f"{image}: ",) * isinstance(image, str | Path), *error.args) from error
+
+
+def batch_features(
+    compute: Callable[..., Features],
+    backbone: TADPBackbone,
+    pixels: Float[Tensor, "b 3 h w"],
+    texts: Sequence[Conditioning],
+) -> Features:
+    """The features of parts of images, each with its own text: those that each part has alone.
+
+    Args:
+        compute: The model's `features`.
+        backbone: The model's backbone.
+        pixels: The parts.
+        texts: The text of each part.
 
     Raises:
         ImageError: If a map or recorded attention has NaN or infinity.
     """
+    text = texts[0] if all(other is texts[0] for other in texts) else Conditioning.stack(texts)
+    if len(pixels) > 1 and backbone.options.sample_posterior:  # every part gets the random numbers that it gets alone
+        seeded = (torch.Generator().manual_seed(0) for _ in pixels)
+        latents = [
+            backbone.encode_image(part, generator=seed) for part, seed in zip(pixels.split(1), seeded, strict=True)
+        ]
+        size = int(pixels.shape[2]), int(pixels.shape[3])
+        features = compute(None, text, latents=torch.cat(latents), image_size=size)
+    else:
+        features = compute(pixels, text)
     for sentence in features.broken().values():
         raise ImageError(f"the image cannot be predicted: {sentence}")
     return features
@@ -106,8 +142,9 @@ def check_side(short_side_px: int | None) -> int | None:
 
 
 def make_views(
-    predict: Predict,
+    batches: Batches,
     image: Float[Tensor, "1 3 h w"],
+    text: Conditioning,
     *,
     window_px: int,
     stride_px: int,
@@ -121,8 +158,9 @@ def make_views(
     """Prepare the windowed predictions of an image at several scales, and of the mirrored image if `flip` is set.
 
     Args:
-        predict: The function that predicts one window; see `WindowedPrediction`.
+        batches: What predicts the windows, in batches. It is told which windows will be needed.
         image: The image, (1, 3, H, W), in [0, 1].
+        text: The text of the image.
         window_px: Side of the windows in pixels.
         stride_px: Number of pixels from one window to the next.
         scales: Factors by which the image is resized, after its shorter side was resized to `short_side_px`.
@@ -154,9 +192,9 @@ def make_views(
                 f"scales must enlarge an image to at most {MAX_PIXELS // 10**6} megapixels; {height}x{width} at scale "
                 f"{scale} would have {rows}x{columns}. Use a smaller scale, or a smaller short_side_px."
             )
-    return [
+    views = [
         WindowedPrediction(
-            predict,
+            batches,
             image,
             window=window_px,
             stride=stride_px,
@@ -165,7 +203,11 @@ def make_views(
             cell_px=cell_px,
             align_corners=align_corners,
             tapered=tapered,
+            text=text,
+            text_kind=text.kind,
         )
         for size in sizes
         for flipped in ((False, True) if flip else (False,))
     ]
+    batches.expect(windows_in_order(views))
+    return views

@@ -108,6 +108,31 @@ class Conditioning:
             None if self.pooled is None else self.pooled[chosen],
         )
 
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What texts must have in common to be put into one batch: their shape, and which attributes they have."""
+        optional = (self.tokens, self.words, self.mask, self.pooled)
+        return (self.embeddings.shape[1:], self.embeddings.device, *(value is None for value in optional))
+
+    @classmethod
+    def stack(cls, texts: Sequence["Conditioning"]) -> "Conditioning":
+        """Put texts into one batch, one below the other. They must have the same `kind`.
+
+        Example:
+            >>> Conditioning.stack([Conditioning(torch.zeros(1, 77, 8)), Conditioning(torch.ones(2, 77, 8))])
+            Conditioning((3, 77, 8))
+        """
+        first = texts[0]
+        if any(text.kind != first.kind for text in texts):
+            raise ValueError(f"texts of one batch must have one shape and the same attributes; got {list(texts)}.")
+        return cls(
+            torch.cat([text.embeddings for text in texts]),
+            first.tokens and tuple(chain.from_iterable(text.tokens or () for text in texts)),
+            first.words and tuple(chain.from_iterable(text.words or () for text in texts)),
+            None if first.mask is None else torch.cat([text.mask for text in texts if text.mask is not None]),
+            None if first.pooled is None else torch.cat([text.pooled for text in texts if text.pooled is not None]),
+        )
+
     def apart(self) -> "Conditioning":
         """Split one text into L texts of one token each, (L, 1, D).
 

@@ -24,7 +24,7 @@ _SHORT = 100  # steps; a shorter run is only evaluated at the end
 # Options that change no weight
 _FREE = (
     "root", "skip_broken", "limit", "captions", "captioner", "evaluate_images", "flip", "save_every", "workers",
-    "progress", "evaluate_every",
+    "progress", "evaluate_every", "evaluate_batch",
     *(option.name for option in fields(DataOptions)),  # the data are compared themselves
 )  # fmt: skip
 

@@ -85,7 +85,7 @@ def measure(
         data: The data set.
         accelerator: The accelerator. Each process predicts its share of the data.
         metric: Options of the model's `make_metric`.
-        **test: Options of the model's `predict`.
+        **test: Options of the model's `predict`, and the batch size.
     """
     labels = task.labels(model)
     counts = np.zeros((len(labels), len(labels)), np.int64)
@@ -297,7 +297,7 @@ def compare(
         accelerator: The accelerator. Each process predicts its share of the data.
         most: Number of samples to measure; None measures all.
         on_sample: Function that is called with each sample of this process and its prediction; None calls nothing.
-        **test: Options of the model's `predict`.
+        **test: Options of the model's `predict`, and the batch size.
 
     Returns:
         The metric with the counts of all processes.

@@ -68,6 +68,7 @@ class TrainOptions(DataOptions):
         evaluate_every: Number of steps between evaluations on held-out images, and 0 is only at the end; None is a
             tenth of the run, and only at the end of a run of fewer than 100 steps without patience.
         evaluate_images: Number of held-out images in these evaluations; the last one takes all.
+        evaluate_batch: Number of windows that go through the model at once in all evaluations.
         flip: Also predict the mirrored image in the last evaluation, and average.
         save_every: Number of steps between checkpoints.
         seed: Seed of all random numbers of the training. The same seed gives the same weights.
@@ -112,6 +113,7 @@ class TrainOptions(DataOptions):
     patience: int = _at_least(0, default=0)
     evaluate_every: int | None = _at_least(0)
     evaluate_images: int = _at_least(1, default=30)
+    evaluate_batch: int = _at_least(1, default=1)
     flip: bool = False
     save_every: int = _at_least(1, default=100)
     seed: int = _at_least(0, default=0)

@@ -255,8 +255,9 @@ def _fit(
     def score(current: Any) -> dict[str, float]:
         metric = current.make_metric(**recipe.metric)
         filled = compare(
-            current, metric, parts.val, accelerator=accelerator, most=options.evaluate_images, **recipe.predict
-        )
+            current, metric, parts.val, accelerator=accelerator, most=options.evaluate_images,
+            batch_size=options.evaluate_batch, **recipe.predict,
+        )  # fmt: skip
         return task.figures(filled.compute())
 
     steps = total_steps(recipe.schedule, len(parts.train))
@@ -279,7 +280,15 @@ def _finish(
     """Measure the model and trivial predictions, and write model, report and result."""
     task, recipe, seed = plan.task, plan.recipe, plan.options.seed + accelerator.process_index
     test = test_options(plan)
-    measured = measure(task, model, parts.test, accelerator=accelerator, metric=test["metric"], **test["predict"])
+    measured = measure(
+        task,
+        model,
+        parts.test,
+        accelerator=accelerator,
+        metric=test["metric"],
+        batch_size=plan.options.evaluate_batch,
+        **test["predict"],
+    )
     figures, remarks = task.figures(measured.result), task.remarks(measured.result)
     make_metric: Any = model.make_metric
     trivial = {

@@ -319,6 +319,23 @@ def test_evaluate_is_what_the_library_measures(models, tmp_path):
     assert json.loads((tmp_path / "figures.json").read_text())["miou"] == expected.miou
 
 
+def test_batches_of_windows_change_no_figure_and_no_result(models, photos, tmp_path):
+    figures, results = [], []
+    for size in (1, 2):
+        options = ("--batch-size", size, "-m", models / "without")
+        out = ("-o", tmp_path / f"{size}.json")
+        assert run("evaluate", "segmentation", "--data", "scenes", "--count", 2, *options, *out).exit_code == 0
+        figures.append(json.loads((tmp_path / f"{size}.json").read_text()))
+        out = ("--caption", "x", "-o", tmp_path / str(size))
+        done = run("predict", "segmentation", photos, *options, *out)
+        assert done.exit_code == 0, done.output
+        results.append({path.name: path.read_bytes() for path in sorted((tmp_path / str(size)).rglob("*.*ation.png"))})
+    assert figures[0] == figures[1]
+    assert results[0] == results[1] != {}
+    again = run("predict", "segmentation", photos, "-m", models / "without", "--caption", "x", "-o", tmp_path / "2")
+    assert f"{len(results[0])} already done" in again.output
+
+
 def test_images_and_masks_of_ones_own_are_measured(models, tmp_path, monkeypatch):
     from tadp.datasets import MaskFolder
     from tadp.tasks import evaluate

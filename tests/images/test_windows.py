@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tadp.files.checks import check_whole
-from tadp.images.windows import WindowedPrediction, band_axis, mean_tiles, window_starts
+from tadp.images.batches import Batches
+from tadp.images.windows import WindowedPrediction, band_axis, mean_tiles, window_starts, windows_in_order
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # several threads only slow down the many small products
 
@@ -162,6 +163,46 @@ def test_only_the_windows_of_a_band_are_kept(size, flipped):
         kept.append(len(prediction._kept))
     assert len(kept) == 100
     assert max(kept) <= 3 * 5  # three windows across, and five along that touch 20 pixels and one on each side
+
+
+def batched_views(batches, image, text=None):
+    return [
+        WindowedPrediction(batches, image, window=24, stride=16, size=size, flipped=flipped, text=text)
+        for size in ((20, 33), (64, 90), (112, 130))
+        for flipped in (False, True)
+    ]
+
+
+@pytest.mark.parametrize("size", [(64, 90), (90, 64)])
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 1000])
+def test_windows_of_all_views_of_several_images_are_predicted_in_batches(size, batch_size):
+    calls = {(20, 24): [], (24, 24): []}
+
+    def predict(windows, texts):
+        calls[tuple(windows.shape[2:])].append(len(windows))
+        return torch.cat([by_window(part) + text for part, text in zip(windows.split(1), texts, strict=True)])
+
+    batches = Batches(predict, batch_size)
+    images = [random_image(*size, seed=seed) for seed in range(3)]
+    of_images = [batched_views(batches, image, text=number) for number, image in enumerate(images)]
+    for views in of_images:
+        batches.expect(windows_in_order(views, tile_px=11))
+    counts = {(20, 24): 0, (24, 24): 0}
+    for view in of_images[0]:
+        counts[tuple(side.side for side in view.sides)] += len(view.sides[0].starts) * len(view.sides[1].starts)
+    waiting = 0
+    for number, views in enumerate(of_images):
+        alone = batched_views(by_window, images[number])
+        for tile, expected in zip(mean_tiles(views, tile_px=11), mean_tiles(alone, tile_px=11), strict=True):
+            assert tile[:2] == expected[:2]
+            torch.testing.assert_close(tile[2], expected[2] + number, rtol=0, atol=1e-5)
+            kept = sum(len(view._kept) for views in of_images[number:] for view in views)
+            waiting = max(waiting, kept - sum(len(view._kept) for view in alone))
+    assert waiting <= 2 * (batch_size - 1)
+    for shape, sizes in calls.items():
+        assert sum(sizes) == 3 * counts[shape]
+        assert len(sizes) == math.ceil(sum(sizes) / batch_size)
+        assert max(sizes) <= batch_size
 
 
 def test_bands_lie_across_the_shorter_side():

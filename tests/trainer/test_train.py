@@ -35,7 +35,7 @@ from tadp.errors import CaptionError, DatasetError, OptionError, OutputError, Tr
 from tadp.files import progress
 from tadp.files.run_lock import only_run
 from tadp.tasks import TADPForSemanticSegmentation
-from tadp.trainer import TrainingRun, TrainOptions, dry_run, estimate, train, training_loop, training_run
+from tadp.trainer import TrainingRun, TrainOptions, dry_run, estimate, run_report, train, training_loop, training_run
 from tadp.trainer.checkpoints import Watch
 from tadp.trainer.processes import start
 from tadp.trainer.recipes import DETECTION
@@ -111,6 +111,19 @@ def test_a_folder_becomes_a_model_with_a_report(whole, export):
     assert record["choices"]["steps"] == 4
     assert record["data"]["data"] == str(export)
     assert not (whole.folder / "checkpoints").exists()
+
+
+def test_evaluations_in_batches_of_windows_give_the_same_figures(whole, export, tmp_path, monkeypatch, one_thread):
+    sizes, evaluate = [], run_report.evaluate
+    monkeypatch.setattr(
+        run_report,
+        "evaluate",
+        lambda *data, **options: sizes.append(options["batch_size"]) or evaluate(*data, **options),
+    )
+    batched = run(export, tmp_path / "run", evaluate_batch=3, evaluate_every=2)
+    assert len(sizes) > 1
+    assert set(sizes) == {3}
+    assert batched.figures == pytest.approx(whole.figures)
 
 
 def test_the_confusion_matrix_and_the_worst_images_are_those_of_the_model(whole, export):
