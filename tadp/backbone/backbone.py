@@ -23,6 +23,7 @@ from tadp.diffusion.vae import AnyVAE
 from tadp.features import Features
 from tadp.files.atomic import replace_folder
 from tadp.files.building import with_saved
+from tadp.files.checks import check_whole
 from tadp.files.hub import HubOptions, Source
 from tadp.files.inference import in_evaluation
 from tadp.files.model_folder import CONFIG_NAME, OWN_PARTS, model_folder
@@ -306,6 +307,22 @@ class TADPBackbone(CaptionedModel, Pushable):
         if half is None:
             return features
         return replace(features, vae_map=crop_to_cells(half, size, self.vae.reduction // 2))
+
+    def batch_passes(self, batch_size: int = 1) -> "TADPBackbone":
+        """Run several passes of a call at once, if the options ask for several timesteps or noise samples.
+
+        The features differ by rounding. This takes less time on a GPU, and the memory of `batch_size` passes over all
+        images of a call. The setting is not saved with the model; backbones of `with_options` start with it.
+
+        Args:
+            batch_size: Largest number of passes that run at once.
+
+        Raises:
+            TypeError: If `batch_size` is not an integer.
+            ValueError: If `batch_size` is below 1.
+        """
+        self.passes = replace(self.passes, batch_size=check_whole(batch_size, name="batch_size"))
+        return self
 
     @torch.no_grad()
     def tiled(

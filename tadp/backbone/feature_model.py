@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -147,6 +148,7 @@ class FeatureModel(nn.Module):
             )
         other = copy.copy(self)  # a shallow copy, which holds the same modules
         other._set_options(changed, self.passes.scheduler)
+        other.passes = replace(other.passes, batch_size=self.passes.batch_size)
         return other
 
     def _set_options(self, options: BackboneOptions, scheduler: "SchedulerMixin | Mapping[str, Any] | None") -> None:
@@ -286,13 +288,12 @@ class FeatureModel(nn.Module):
             self.family.run_once,
             self.unet,
             self.layout,
-            text=tensors.expand(latents.shape[0]),
             image_size=image_size,
             record_levels=[level for level in self.options.attention_levels if level in numbers],
             record_heads=self.options.record_heads,
             levels=numbers,
         )
-        maps, attention = self.passes.run(one_pass, latents, self.dtype)
+        maps, attention = self.passes.run(one_pass, latents, tensors.expand(latents.shape[0]), self.dtype)
         return (
             {level: self._cropped(padded, image_size, level) for level, padded in zip(numbers, maps, strict=True)},
             {level: self._cropped(padded, image_size, level) for level, padded in attention.items()},

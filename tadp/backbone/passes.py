@@ -1,8 +1,9 @@
 """The passes behind one call: at one timestep or several, without noise or averaged over several noises."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tadp.backbone.options import BackboneOptions
 from tadp.diffusion.noise import SCHEDULER, Kind, NoiseSchedule, scheduler_config, seeded_noise, train_steps
+from tadp.text.conditioning import Conditioning
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -27,11 +29,13 @@ class Passes:
         options: Options of the backbone, with its timesteps and the number of noise samples.
         scheduler: Configuration of the model's scheduler; None if it is not known.
         schedule: How much noise is added at each timestep; None if no noise is added.
+        batch_size: Largest number of passes that run at once.
     """
 
     options: BackboneOptions
     scheduler: dict[str, Any] | None = None
     schedule: NoiseSchedule | None = None
+    batch_size: int = 1
 
     @classmethod
     def of(
@@ -89,13 +93,18 @@ class Passes:
         return len(self.options.timesteps) if self.options.combine_timesteps == "concatenate" else 1
 
     def run(
-        self, one_pass: Callable[..., PassResult], latents: Float[Tensor, "b c h w"], dtype: torch.dtype
+        self,
+        one_pass: Callable[..., PassResult],
+        latents: Float[Tensor, "b c h w"],
+        text: Conditioning,
+        dtype: torch.dtype,
     ) -> PassResult:
-        """Run all passes, one at a time.
+        """Run all passes, `batch_size` at a time.
 
         Args:
-            one_pass: Function from latents and the keyword argument `timestep` to maps and attention.
+            one_pass: Function from latents and the keyword arguments `timestep` and `text` to maps and attention.
             latents: Latents without noise, (B, C, H, W).
+            text: The encoded text of each image.
             dtype: Dtype of the latents that `one_pass` takes.
 
         Returns:
@@ -104,26 +113,64 @@ class Passes:
             pass.
         """
         timesteps = self.options.timesteps
-        results = (self._run_at(timestep, one_pass, latents, dtype) for timestep in timesteps)
+        if self.batch_size == 1:
+            results = (self._run_at(timestep, one_pass, latents, text, dtype) for timestep in timesteps)
+        else:
+            single = self._run_batches(one_pass, latents, text, dtype)
+            counts = [self._count(timestep) for timestep in timesteps]
+            results = (_mean(islice(single, count), count) for count in counts)
         if self.width > 1:
             return _concatenate(list(results))
         return _mean(results, len(timesteps))
 
     def _run_at(
-        self, timestep: int, one_pass: Callable[..., PassResult], latents: Tensor, dtype: torch.dtype
+        self,
+        timestep: int,
+        one_pass: Callable[..., PassResult],
+        latents: Tensor,
+        text: Conditioning,
+        dtype: torch.dtype,
     ) -> PassResult:
-        schedule = self.schedule
-        if schedule is None or not schedule.noise[timestep]:
-            return one_pass(latents.to(dtype), timestep=timestep)
-        seed, samples = self.options.noise_seed, self.options.noise_samples
+        count = self._count(timestep)
         results = (
-            one_pass(
-                schedule.add(latents, seeded_noise(latents, seed=seed, number=number), timestep).to(dtype),
-                timestep=timestep,
-            )
-            for number in range(samples)
+            one_pass(self._noisy(latents, timestep, number).to(dtype), timestep=timestep, text=text)
+            for number in range(count)
         )
-        return _mean(results, samples)
+        return _mean(results, count)
+
+    def _run_batches(
+        self, one_pass: Callable[..., PassResult], latents: Tensor, text: Conditioning, dtype: torch.dtype
+    ) -> Iterator[PassResult]:
+        """The result of each pass, in order, of which several run at once: all images for the first, for the next …"""
+        inputs = [(step, number) for step in self.options.timesteps for number in range(self._count(step))]
+        images = latents.shape[0]
+        for start in range(0, len(inputs), self.batch_size):
+            part = inputs[start : start + self.batch_size]
+            steps = [step for step, _ in part]
+            rows = torch.tensor(steps, device=latents.device).repeat_interleave(images)
+            maps, attention = one_pass(
+                torch.cat([self._noisy(latents, step, number).to(dtype) for step, number in part]),
+                timestep=steps[0] if len(set(steps)) == 1 else rows,
+                text=Conditioning.stack([text] * len(part)),
+            )
+            for place in range(len(part)):
+                own = slice(place * images, (place + 1) * images)
+                yield (
+                    tuple(level[own] for level in maps),
+                    {level: recorded[own] for level, recorded in attention.items()},
+                )
+
+    def _count(self, timestep: int) -> int:
+        """The number of passes at a timestep: one per noise sample, or one if no noise is added there."""
+        is_noisy = self.schedule is not None and self.schedule.noise[timestep]
+        return self.options.noise_samples if is_noisy else 1
+
+    def _noisy(self, latents: Tensor, timestep: int, number: int) -> Tensor:
+        """Latents with the noise of a sample, if noise is added at this timestep."""
+        if self.schedule is None or not self.schedule.noise[timestep]:
+            return latents
+        noise = seeded_noise(latents, seed=self.options.noise_seed, number=number)
+        return self.schedule.add(latents, noise, timestep)
 
 
 def _concatenate(results: list[PassResult]) -> PassResult:

@@ -117,7 +117,7 @@ def unet_pass(
             reduction.
         taps: Names of the layers whose outputs are the maps, finest level first, as `unet_taps` returns them.
         levels: Levels whose maps are returned, finest first; None is all of them.
-        timestep: Diffusion timestep, 0 to 999.
+        timestep: Diffusion timestep, 0 to 999, or one per row, (B,).
         embeddings: Embeddings of the text, (B, L, D).
         mask: Whether each token can be attended to, (B, L), bool; None for all tokens.
         added: Inputs that Stable Diffusion XL embeds in addition to the timestep, under diffusers' names; None for

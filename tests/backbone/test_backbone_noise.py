@@ -254,6 +254,78 @@ def test_flow_matching_has_no_noise_at_timestep_0(tmp_path, monkeypatch):
     )
 
 
+# Several passes at once
+
+
+def counted(monkeypatch):
+    """The number of rows of each run of the denoiser from now on."""
+    rows, run_once = [], Family.run_once
+    monkeypatch.setattr(
+        Family, "run_once", lambda *parts, **options: rows.append(len(parts[3])) or run_once(*parts, **options)
+    )
+    return rows
+
+
+def assert_close(features, expected):
+    for level_map, other in zip(features.maps, expected.maps, strict=True):
+        torch.testing.assert_close(level_map, other, rtol=1e-5, atol=1e-5)
+    for level in expected.attention.levels if expected.attention else ():
+        torch.testing.assert_close(features.attention.at(level), expected.attention.at(level), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("combine", ["mean", "concatenate"])
+def test_passes_run_at_once_with_the_features_of_one_at_a_time(combine, monkeypatch):
+    backbone = backbone_with(timestep=(0, 261, 7), noise_samples=3, combine_timesteps=combine)
+    clean, text = latents(2, 8, 8), backbone.encode_text(["a dog", "a red cat"])
+    rows = counted(monkeypatch)
+    expected = backbone.extract(clean, text)
+    assert rows == [2] * 9
+    for batch_size in (1, 2, 4, 100):
+        rows.clear()
+        features = backbone.batch_passes(batch_size).extract(clean, text)
+        assert len(rows) == -(-9 // batch_size)
+        assert sum(rows) == 18
+        assert max(rows) <= 2 * batch_size
+        assert_close(features, expected)
+        assert same(features, expected) or batch_size > 1
+    rows.clear()
+    assert_close(
+        backbone.with_options(timestep=261)(images(1, 64, 64), "a"),
+        backbone.with_options(timestep=261).batch_passes(1)(images(1, 64, 64), "a"),
+    )
+    assert rows == [3, 1, 1, 1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["SDXL", "SD 3"])
+def test_passes_of_other_families_run_at_once(family, tmp_path, monkeypatch):
+    folder = build_family(family, tmp_path / "model")
+    backbone = TADPBackbone.from_pretrained(folder, timestep=(100, 500), noise_samples=1)
+    pixels = images(2, 64, 64)
+    rows, expected = counted(monkeypatch), backbone(pixels, ["a dog", "a red cat"])
+    assert_close(backbone.batch_passes(2)(pixels, ["a dog", "a red cat"]), expected)
+    assert rows == [2, 2, 4]
+
+
+def test_gradients_of_passes_at_once_are_those_of_one_at_a_time():
+    backbone = backbone_with(timestep=(1, 261), attach_attention=())
+    clean, text = latents(1, 8, 8), backbone.encode_text("a dog")
+    gradients = []
+    for batch_size in (1, 2):
+        backbone.zero_grad()
+        backbone.batch_passes(batch_size).extract(clean, text).maps[0].square().sum().backward()
+        gradients.append(backbone.unet.conv_in.weight.grad.clone())
+    assert relative_error(gradients[1], gradients[0]) < 1e-5
+
+
+def test_a_number_of_passes_below_one_is_refused(no_type_checker):
+    with pytest.raises(ValueError, match="batch_size must be 1 or more; got 0"):
+        backbone_with().batch_passes(0)
+    with pytest.raises(TypeError, match="batch_size must be a whole number; got '2'"):
+        backbone_with().batch_passes("2")
+
+
 # Files
 
 

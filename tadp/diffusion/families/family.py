@@ -94,7 +94,7 @@ class Family(ABC):
         layout: Layout,
         latents: Float[Tensor, "b c h w"],
         *,
-        timestep: int,
+        timestep: int | Tensor,
         text: Conditioning,
         image_size: tuple[int, int],
         record_levels: Collection[int],
@@ -107,7 +107,8 @@ class Family(ABC):
             layout: Where the denoiser's levels are, as `layout` returns it. If it has `levels`, only their maps are
                 needed, and a pass may end after the last layer that they and `record_levels` need.
             latents: Latents with their noise, (B, C, H, W). Height and width are multiples of `layout.multiple`.
-            timestep: Diffusion timestep, an integer from 0 to 999.
+            timestep: Diffusion timestep, an integer from 0 to 999; a tensor, (B,), if it differs between rows of the
+                batch, which only happens after `backbone.batch_passes`.
             text: The encoded text, one per image, with the embedding widths in `layout`.
             image_size: (height, width) of the images in pixels, before padding.
             record_levels: Levels at which attention is recorded. Recording must not change the maps.
@@ -156,7 +157,7 @@ class Family(ABC):
         layout: Layout,
         latents: Float[Tensor, "b c h w"],
         *,
-        timestep: int,
+        timestep: int | Tensor,
         text: Conditioning,
         image_size: tuple[int, int],
         record_levels: Collection[int] = (),

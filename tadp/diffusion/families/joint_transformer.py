@@ -100,14 +100,17 @@ class JointTransformerFamily(DiffusersFamily):
         layout: Layout,
         latents: Float[Tensor, "b c h w"],
         *,
-        timestep: int,
+        timestep: int | Tensor,
         text: Conditioning,
         image_size: tuple[int, int],
         record_levels: Collection[int],
         record_heads: bool = False,
     ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
         """Run the transformer up to the last level that is wanted. The timestep is 1,000 times the share of noise."""
-        time = torch.full((latents.shape[0],), float(timestep), device=latents.device)
+        if isinstance(timestep, Tensor):
+            time = timestep.to(latents.device, torch.float32)
+        else:
+            time = torch.full((latents.shape[0],), float(timestep), device=latents.device)
         image, arguments, options = self.start(model, latents, time, text)
         return joint_pass(
             self.blocks(model),

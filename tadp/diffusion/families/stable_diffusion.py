@@ -69,7 +69,7 @@ class StableDiffusion(DiffusersFamily):
         layout: Layout,
         latents: Float[Tensor, "b c h w"],
         *,
-        timestep: int,
+        timestep: int | Tensor,
         text: Conditioning,
         image_size: tuple[int, int],
         record_levels: Collection[int],

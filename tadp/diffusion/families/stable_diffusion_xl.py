@@ -44,7 +44,7 @@ class StableDiffusionXL(StableDiffusion):
         layout: Layout,
         latents: Float[Tensor, "b c h w"],
         *,
-        timestep: int,
+        timestep: int | Tensor,
         text: Conditioning,
         image_size: tuple[int, int],
         record_levels: Collection[int],
