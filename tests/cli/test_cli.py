@@ -1,4 +1,5 @@
 import gc
+import importlib
 import json
 import os
 import re
@@ -152,6 +153,19 @@ def test_garbage_collection_is_only_off_while_libraries_are_imported(photos, mon
     with pytest.raises(NameError):
         terminal.load_captioner("tadp-tiny", None)
     assert gc.isenabled()
+
+
+def test_garbage_collection_skips_what_was_imported_and_nothing_if_that_was_no_module(tmp_path, monkeypatch):
+    (tmp_path / "many_lists.py").write_text("lists = [[number] for number in range(1000)]")
+    monkeypatch.syspath_prepend(tmp_path)
+    gc.unfreeze()
+    with terminal.no_gc():
+        pass
+    assert gc.get_freeze_count() == 0
+    with terminal.no_gc():
+        importlib.import_module("many_lists")
+    assert gc.get_freeze_count() > 1000
+    gc.unfreeze()
 
 
 def test_the_module_runs_as_the_command_does():
