@@ -2,7 +2,7 @@
 
     python examples/base_models.py                 # the table of docs/base-models.md
     python examples/base_models.py --family sdxl   # one family
-    python examples/base_models.py --levels        # what a pass costs that ends after some levels, as in docs/speed.md
+    python examples/base_models.py --levels        # the cost of a pass for some levels, as in docs/speed.md
     python examples/base_models.py --measure sd1   # measure the memory of a real pass with random weights in float32
     python examples/base_models.py --measure flux --device cuda   # the same in bfloat16
 
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--measure", choices=sorted(families), help="run a family and measure the memory, if there is enough"
     )
-    parser.add_argument("--levels", action="store_true", help="show what a pass costs that ends after some levels")
+    parser.add_argument("--levels", action="store_true", help="show the cost of a pass for some levels")
     parser.add_argument("--device", default="cpu", help="device for --measure")
     parser.add_argument("--side", type=int, default=512, help="side of the square image, in pixels")
     options = parser.parse_args(arguments)

@@ -306,15 +306,14 @@ class Features:
     """The result of a backbone for a batch of images: feature maps and attention.
 
     Attributes:
-        maps: One feature map per level that was computed, finest first. Map k is (B, channels[k],
-            ceil(H / reduction[k]), ceil(W / reduction[k])), with channels and reduction from the backbone's
-            `feature_info`.
+        maps: One feature map per level that was computed, finest first. Each is (B, channels, ceil(H / reduction),
+            ceil(W / reduction)), with the channels and reduction of its level in the backbone's `feature_info`.
         attention: The attached and recorded attention; None if attention was neither attached nor recorded.
         image_size: (height, width) of the images in pixels.
         vae_map: A map of the VAE encoder at half the stride of the finest level, (B, C, ceil(H / 4), ceil(W / 4)) for
             Stable Diffusion. It is not one of the levels, and carries no gradient. None unless the backbone was called
             with `vae_map=True`.
-        levels: The level of each map. None is for maps of all levels, from 0 on.
+        levels: The level of each map. None means that `maps` has all levels, from 0 on.
 
     Raises:
         TypeError: If `maps` is not a list of tensors, or `image_size` not two whole numbers. A set has no order.

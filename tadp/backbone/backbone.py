@@ -312,7 +312,7 @@ class TADPBackbone(CaptionedModel, Pushable):
         """Run several passes of a call at once, if the options ask for several timesteps or noise samples.
 
         The features differ by rounding. This takes less time on a GPU, and the memory of `batch_size` passes over all
-        images of a call. The setting is not saved with the model; backbones of `with_options` start with it.
+        images of a call. The setting is not saved with the model; `with_options` copies it.
 
         Args:
             batch_size: Largest number of passes that run at once.

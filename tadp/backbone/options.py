@@ -146,7 +146,7 @@ class BackboneOptions:
 
     @property
     def attention_levels(self) -> list[int]:
-        """The levels whose attention is recorded, attached ones included. It has only levels that are computed."""
+        """The levels that are computed and whose attention is recorded or attached."""
         levels = sorted({*self.attach_attention, *self.record_attention})
         return [level for level in levels if self.levels is None or level in self.levels]
 
@@ -300,7 +300,7 @@ def check_levels(levels: Any, strides: Mapping[int, int] | None = None) -> tuple
 
     Raises:
         TypeError: If `levels` is not a list of whole numbers, or is a set, which has no order.
-        ValueError: If a level does not exist, there is none, or they are not different levels, finest first.
+        ValueError: If a level does not exist, or `levels` is empty or not different levels, finest first.
     """
     check_ordered(levels=levels)
     if isinstance(levels, (int, str, Mapping)) or not isinstance(levels, Iterable):

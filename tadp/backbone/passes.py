@@ -141,7 +141,7 @@ class Passes:
     def _run_batches(
         self, one_pass: Callable[..., PassResult], latents: Tensor, text: Conditioning, dtype: torch.dtype
     ) -> Iterator[PassResult]:
-        """The result of each pass, in order, of which several run at once: all images for the first, for the next …"""
+        """The result of each pass, in order. A batch has all images for its first pass, then all for its second."""
         inputs = [(step, number) for step in self.options.timesteps for number in range(self._count(step))]
         images = latents.shape[0]
         for start in range(0, len(inputs), self.batch_size):

@@ -163,7 +163,7 @@ def explain_failure(error: Exception, model: nn.Module, inputs: Mapping[str, tor
             f"preprocessor_config.json, makes {size[0]}x{size[1]} pixels, and image_size in config.json is {expected}. "
             "Correct the processor's size."
         ) from error
-    if not isinstance(error, RuntimeError):  # PyTorch's, such as for want of memory
+    if not isinstance(error, RuntimeError):  # a RuntimeError is PyTorch's, such as too little memory
         raise ModelError(
             f"the captioner {name!r} cannot run with its config.json, generation_config.json, tokenizer_config.json "
             f"and processor_config.json or preprocessor_config.json: {str(error).partition(chr(10))[0][:200]}. {HINT}"
@@ -182,7 +182,7 @@ def chat_inputs(processor: Any, images: Sequence[Image.Image], *, prompt: str | 
     Args:
         processor: The processor, which has a chat template.
         images: The images.
-        prompt: The question; None is the usual one.
+        prompt: The question; None is the default question.
         source: Where the template is from, for error messages.
 
     Raises:

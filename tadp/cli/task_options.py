@@ -78,7 +78,7 @@ WindowBatch = Annotated[
     typer.Option(
         "--batch-size",
         min=1,
-        help="Number of windows that go through the model at once, and of images that are read ahead for this.",
+        help="Number of windows that go through the model at once, and of images that are read ahead.",
     ),
 ]
 

@@ -14,7 +14,7 @@ from tadp.trainer.train_options import TrainOptions
 
 Data = Annotated[str, typer.Option("--data", help="The folder of a data set, or the name of one.", show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the model, the report and checkpoints.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Time three steps and predictions, print the cost, and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Time a few steps and predictions, print the cost, and stop.")]
 
 
 @command(

@@ -117,7 +117,7 @@ class RecordingAttnProcessor(AttnProcessor2_0):
         attention_mask: Tensor | None,
         recorder: AttentionRecorder,
     ) -> None:
-        """Pass the layer's attention probabilities to a recorder if it keeps those of the layer's level."""
+        """Pass the layer's attention probabilities to the recorder if that keeps those of the layer's level."""
         if self.level is not None and self.level in recorder.levels:
             probabilities = head_averaged_probabilities(
                 attn, hidden_states, encoder_hidden_states, attention_mask, keep_heads=recorder.keep_heads

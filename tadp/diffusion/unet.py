@@ -181,7 +181,8 @@ def _up_block(
     """Run one up block, up to `end` if the pass ends in it.
 
     Returns:
-        The block's output, which nobody needs after the end, and the outputs of the tapped layers by number.
+        The block's output, which is not needed if the pass ends in the block, and the outputs of the tapped layers by
+        number.
     """
     kept, layers = {}, len(skips) if end is None else end.layers
     for number, skip in enumerate(skips[:layers]):

@@ -18,7 +18,7 @@ from tadp.images.boxes import Boxes, Detections
 from tadp.images.reading import ImageLike, to_pil
 
 SHORT_PX = 320  # smaller pictures are enlarged to this shorter side, so that labels are readable
-LARGE_PX = 1000  # the text of pictures with a longer shorter side grows with it, as they are shown smaller
+LARGE_PX = 1000  # above this shorter side, text grows with a picture, as it is shown smaller
 BACKGROUND = "background"
 _Rectangle = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -182,7 +182,7 @@ def _px(length: float, picture: Image.Image) -> int:
 
 
 def _page(picture: Image.Image, height: float) -> Image.Image:
-    """A page with the picture, and below it a strip whose height is that of a small picture's strip."""
+    """A page with the picture, and an empty strip below it. `height` is the height of the strip for a small picture."""
     page = Image.new("RGB", (picture.width, picture.height + _px(height, picture)), PAPER)
     page.paste(picture, (0, 0))
     return page

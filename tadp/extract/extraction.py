@@ -79,7 +79,7 @@ def extract_images(
     Args:
         backbone: The backbone to run. Its options determine the levels whose attention is written; its dtype is also
             the dtype of the files. With the option `sample_posterior`, features are random: `torch.manual_seed` before
-            the call gives a whole run the same features again, but not a run that continues.
+            the call gives the same features in a whole run, but not in one that continues an earlier run.
         paths: Image files, folders and glob patterns, in any form that `tadp.images.list_images` accepts, or an
             `ImageList`.
         output: The folder to write to. It gets the same subfolders as the images.

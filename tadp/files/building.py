@@ -242,7 +242,7 @@ def misfit(config: Mapping[str, Any], module: torch.nn.Module, files: Iterable[P
         if is_size and any(type(number) is int and number in lacking for number in _listed(entry[1])):
             return f"{_name(entry)} is {shown(entry[1])}, a size that no weight has. "
     unset = [entry for entry in _entries(config) if entry[1] is None and _COUNTED.search(entry[0][-1])]
-    return f"{_name(unset[0])} is None, whose default does not fit them. " if len(unset) == 1 else ""
+    return f"{_name(unset[0])} is None, and the default does not fit the weights. " if len(unset) == 1 else ""
 
 
 class _TooLargeError(Exception):
@@ -332,7 +332,7 @@ def _numbers(value: Any, key: str, path: Path, depth: int = 0) -> Iterator[int |
 
 
 def _is_empty_part(entry: Entry) -> bool:
-    """Whether an entry is the config of a part without content, in whose place the part has the usual, large sizes."""
+    """Whether an entry is the empty config of a part, which then gets the default, large sizes."""
     return entry[0][-1].endswith("_config") and (entry[1] is None or entry[1] == {})
 
 

@@ -148,7 +148,7 @@ def _decoder_entries(
     rope_theta: float,
     rope_type: str,
 ) -> None:
-    """Entries of a config.json that transformers reads late, or takes for something else, as a schema."""
+    """Entries of a config.json that transformers reads late, or misreads if their type is wrong, as a schema."""
 
 
 def pad_left(tokenizer: Any) -> None:

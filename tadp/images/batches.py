@@ -17,7 +17,7 @@ Place = tuple[int, int]
 
 @runtime_checkable
 class Source(Protocol):
-    """An image with parts that a model has to see, such as its windows. A place names a part.
+    """An image with parts that a model has to see, such as its windows. A `Place` identifies a part.
 
     Attributes:
         image: The image, (1, C, H, W).
@@ -29,7 +29,7 @@ class Source(Protocol):
 
     @property
     def kind(self) -> Hashable:
-        """Parts of sources of an equal kind can be predicted together: they have one size, on one device."""
+        """Parts of sources with the same kind can be predicted together: they have the same size and device."""
         ...
 
     def pixels(self, place: Place) -> Float[Tensor, "1 c h w"]:
@@ -37,14 +37,14 @@ class Source(Protocol):
         ...
 
     def keep(self, place: Place, values: Any) -> None:
-        """Take what was predicted for a part."""
+        """Keep the prediction for a part."""
         ...
 
 
 class Batches:
     """Predicts parts of images in batches: a part that is needed now, together with the next ones of its kind.
 
-    Parts are only predicted early if they were named with `expect`, so at most `batch_size` - 1 predictions of each
+    Parts are only predicted early if they were announced with `expect`, so at most `batch_size` - 1 predictions of each
     kind wait to be read.
 
     Args:
@@ -61,7 +61,7 @@ class Batches:
         self._waiting: dict[Hashable, deque[tuple[Source, Place]]] = {}
 
     def expect(self, parts: Iterable[tuple[Source, Place]]) -> None:
-        """Name parts that will be read, each once, in the order in which they will be."""
+        """Announce parts that will be read, each once and in this order."""
         if self.batch_size > 1:
             for part in parts:
                 self._waiting.setdefault(part[0].kind, deque()).append(part)

@@ -226,7 +226,7 @@ def _mask_advice(data: FolderDataset, facts: Mapping[str, ImageFacts], options: 
         return advice
     advice = labels_advice(list(contents_of(wrong)[1]), data.class_names)
     colors = palette_advice(wrong, data.class_names, by_palette=True)
-    return f"{advice} If the colours of their palettes say the class: {colors}".strip() if colors else advice
+    return f"{advice} If the colours of the masks' palettes say the class: {colors}".strip() if colors else advice
 
 
 def _classes_in(data: FolderDataset, image_id: str, facts: ImageFacts) -> set[str]:

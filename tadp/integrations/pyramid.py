@@ -27,8 +27,8 @@ class Pyramid(nn.Module):
 
     Args:
         backbone: The backbone. It is shared, not copied.
-        levels: Levels of the backbone to return; level 0 is the finest (stride 8). None is all levels. Others are not
-            computed.
+        levels: Levels of the backbone to return; level 0 is the finest (stride 8). None is all levels. Other
+            levels are not computed.
         stride4: Kind of an additional map at half the finest stride (4 pixels), which becomes the first map. "vae" is
             a map of the VAE encoder, normalised to zero mean and unit standard deviation per image and group of
             channels; it has no trainable parameters. "upsampled" is a trained transposed convolution of level 0. None

@@ -125,7 +125,7 @@ class TaskModel(nn.Module, Pushable):
 
     @abstractmethod
     def start_prediction(self, image: ImageLike, caption: str | Conditioning | None, batches: Batches) -> Finish:
-        """Read an image and find its text. The function that is returned predicts it, through `batches`."""
+        """Read an image and find its text. The function that is returned predicts the image, through `batches`."""
 
     @abstractmethod
     def predict_batch(self, pixels: Float[Tensor, "b 3 h w"], texts: Sequence[Conditioning]) -> Any:

@@ -207,7 +207,7 @@ class TADPForDepthEstimation(TaskModel):
     def predict_batch(
         self, pixels: Float[Tensor, "b 3 h w"], texts: Sequence[Conditioning]
     ) -> Float[Tensor, "b 1 h w"]:
-        """The depth of windows."""
+        """The depth in each window."""
         padded, size = self._padded(pixels)
         features = batch_features(self.features, self.backbone, padded, texts)
         return self.from_features(features, image_size=size).depth_m[:, None]
@@ -253,7 +253,7 @@ class TADPForDepthEstimation(TaskModel):
                 map is resized back. Use it for a camera whose resolution differs from that of the training data: 480
                 for a model trained on NYU Depth v2. None is that of the model.
             batch_size: Largest number of windows that go through the model at once, from the image and its
-                mirrored copy. A larger one takes more memory, and less time on a GPU. Results differ by rounding.
+                mirrored copy. A larger number takes more memory, and less time on a GPU. Results differ by rounding.
 
         Raises:
             ImageError: If the image cannot be read.
@@ -261,7 +261,7 @@ class TADPForDepthEstimation(TaskModel):
                 although the model uses one text for all images, or if the class of the image is needed and it is
                 missing or unknown.
             TypeError: If a size in pixels or `batch_size` is not an integer.
-            ValueError: If a size is below 1, or `stride_px` is larger than `window_px`.
+            ValueError: If a size or `batch_size` is below 1, or `stride_px` is larger than `window_px`.
         """
         start = self.start_prediction(
             image,

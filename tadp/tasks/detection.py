@@ -178,8 +178,8 @@ class TADPForObjectDetection(TaskModel):
                 must be None if the model uses one text for all images.
             image_px: Side in pixels of the square that the model sees; None is that of the model. It determines how
                 much memory is needed.
-            batch_size: As in the other tasks. It changes nothing here, because an image is one square; with several
-                images, `evaluate` puts several squares into a batch.
+            batch_size: Largest number of squares that go through the model at once. It changes nothing here, because an
+                image is one square. `evaluate` puts the squares of several images into a batch.
 
         Raises:
             ImageError: If the image cannot be read.
@@ -233,7 +233,7 @@ class TADPForObjectDetection(TaskModel):
         return finish
 
     def predict_batch(self, pixels: Float[Tensor, "b 3 _h _w"], texts: Sequence[Conditioning]) -> list[Detections]:
-        """The objects in squares."""
+        """The objects in each square."""
         return self.from_features(batch_features(self.features, self.backbone, pixels, texts)).detections
 
     def make_metric(self, *, rule: Literal["voc07", "voc12", "coco"] = "voc07") -> VOCDetection | COCODetection:

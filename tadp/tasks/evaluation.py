@@ -94,7 +94,7 @@ def predict_each(
 
     Args:
         model: A task model.
-        requests: For each image, anything that identifies it, the image, and its caption or None, as in `predict`.
+        requests: One tuple per image: anything that identifies it, the image, and its caption or None, as in `predict`.
         batch_size: Largest number of windows that go through the model at once, and of images that are read ahead. With
             1, `model.predict` is called.
         **options: Options of the model's `predict`.
@@ -117,7 +117,7 @@ def predict_each(
 
 
 def _start(start: Callable[[], Finish]) -> Finish:
-    """Start a prediction. An error is raised when it is finished, so that it stops no image before."""
+    """Start a prediction. If that fails, `Finish` raises the error, so that earlier images are still predicted."""
     try:
         return start()
     except Exception as error:

@@ -238,7 +238,7 @@ class TADPForSemanticSegmentation(TaskModel):
             return_probabilities: Whether to return the probabilities of all classes, K floats per pixel. A model that
                 was trained with focal loss compares each class with the rest, so they do not sum to one.
             batch_size: Largest number of windows that go through the model at once, from the image and its
-                mirrored copy, at all scales. A larger one takes more memory, and less time on a GPU. Results
+                mirrored copy, at all scales. A larger number takes more memory, and less time on a GPU. Results
                 differ by rounding.
 
         Raises:
@@ -246,7 +246,8 @@ class TADPForSemanticSegmentation(TaskModel):
             CaptionError: If a caption is needed and there is neither a caption nor a captioner, or if a caption is
                 passed although the model uses one text for all images.
             TypeError: If a size in pixels or `batch_size` is not an integer.
-            ValueError: If a scale is not above 0, a size is below 1, or `stride_px` is larger than `window_px`.
+            ValueError: If a scale is not above 0, a size or `batch_size` is below 1, or `stride_px` is larger than
+                `window_px`.
         """
         start = self.start_prediction(
             image,

@@ -59,10 +59,10 @@ def batch_features(
     pixels: Float[Tensor, "b 3 h w"],
     texts: Sequence[Conditioning],
 ) -> Features:
-    """The features of parts of images, each with its own text: those that each part has alone.
+    """Compute the features of parts of images, each with its own text, as if each part were computed alone.
 
     Args:
-        compute: The model's `features`.
+        compute: The model's method `features`.
         backbone: The model's backbone.
         pixels: The parts.
         texts: The text of each part.
@@ -158,7 +158,7 @@ def make_views(
     """Prepare the windowed predictions of an image at several scales, and of the mirrored image if `flip` is set.
 
     Args:
-        batches: What predicts the windows, in batches. It is told which windows will be needed.
+        batches: The `Batches` that predicts the windows. Its `expect` receives the windows that will be needed.
         image: The image, (1, 3, H, W), in [0, 1].
         text: The text of the image.
         window_px: Side of the windows in pixels.

@@ -116,7 +116,7 @@ class Conditioning:
 
     @classmethod
     def stack(cls, texts: Sequence["Conditioning"]) -> "Conditioning":
-        """Put texts into one batch, one below the other. They must have the same `kind`.
+        """Put texts into one batch, one after the other. They must have the same `kind`.
 
         Example:
             >>> Conditioning.stack([Conditioning(torch.zeros(1, 77, 8)), Conditioning(torch.ones(2, 77, 8))])

@@ -83,7 +83,7 @@ class Estimate:
 
 
 def estimate(task: str, data: Any, output: str | Path | None = None, **options: Any) -> Estimate:
-    """Estimate what `train` with the same arguments would cost, from three steps and predictions. Nothing is written.
+    """Estimate what `train` with the same arguments would cost, from a few steps and predictions. Nothing is written.
 
     Args:
         task: "segmentation", "depth" or "detection".

@@ -164,9 +164,9 @@ def _image_size(plan: Plan) -> str:
     else:
         side, pixels = "shorter side", recipe.model.get("short_side_px")
     if pixels is None:
-        return "that of the files, except by the augmentation"
+        return "that of the files, apart from the augmentation"
     before = " and in training" if Resize in augmentation else ""
-    before = ", and in training before random sizes" if RandomResize in augmentation else before
+    before = ", and in training before the random resize" if RandomResize in augmentation else before
     return f"{side} {pixels} pixels in prediction{before}; the option crop changes it"
 
 

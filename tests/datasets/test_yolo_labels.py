@@ -250,7 +250,7 @@ def test_a_text_file_in_another_folder_is_named(ultralytics):
     with (
         pytest.warns(UserWarning, match="1 label file has no image"),
         pytest.raises(
-            MissingDataError, match=r"val/b.txt may belong to .*train/b.jpg: put it into a folder of the same name\. If"
+            MissingDataError, match=r"val/b.txt may belong to .*train/b.jpg: give the folders of both the same name\."
         ),
     ):
         YoloDataset(ultralytics)

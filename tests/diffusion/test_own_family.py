@@ -248,7 +248,7 @@ def test_what_is_no_family_is_refused():
             {"channels": (10, 13)},
             r"map of level 1 must be \(B, 13 channels, .*of Sketches; .*\(1, 12, 4, 4\)",
         ),
-        ({"channels": (10, 12, 12), "reduction": (1, 2, 2)}, "returned 2 maps; its layout has 3"),
+        ({"channels": (10, 12, 12), "reduction": (1, 2, 2)}, "returned 2 maps; 3 are expected"),
         ({"reduction": (1, 4)}, "map of level 1 must have 2x2 cells .* latents of 8x8; its pass returned 4x4"),
         ({"taps": ("enter", "up")}, "has 'up' in taps, but the denoiser has no module of that name"),
         ({"attention_layers": {"to_x": 1}}, "has 'to_x' in attention_layers"),

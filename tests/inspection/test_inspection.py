@@ -749,7 +749,7 @@ def test_colours_without_names_are_counted_and_a_palette_is_suggested(tmp_path, 
         paletted.putpalette([0, 0, 0] * 7 + [224, 64, 64])
         paletted.save(path)
     finding = only(inspect(root, class_names=["background", "ball"]), "wrong label")
-    assert re.search(r"colours of their palettes say the class: .*--palette '#000000=background,#e04040=ball'", finding)
+    assert re.search(r"masks' palettes say the class: .*--palette '#000000=background,#e04040=ball'", finding)
 
 
 def test_values_that_are_not_classes_are_suggested_as_labels(tmp_path):

@@ -475,7 +475,7 @@ def test_a_dry_run_counts_and_writes_nothing(export, tmp_path):
     assert plan.encode_s == 0
     assert plan.total_s >= 4 * plan.step_s + plan.caption_s
     text = str(plan)
-    scale = "image size: shorter side 40 pixels in prediction, and in training before random sizes; the option crop"
+    scale = "image size: shorter side 40 pixels in prediction, and in training before the random resize; the "
     for line in ("recipe small: 4 steps of 4 images of 32 pixels", scale, "parameters: ", "memory: ", "about "):
         assert line in text
     head = sum(weight.numel() for weight in run(export, tmp_path / "run", steps=1).model.head.parameters())

@@ -17,11 +17,11 @@ _MOST_SHOWN = 12
 
 
 def contents_of(masks: Sequence[Path], *, by_palette: bool = False) -> tuple[Counter[str], Counter[int]]:
-    """Number of pixels of each colour of coloured masks, as "#rrggbb", and of each value of others, in some masks.
+    """Count the pixels in some masks by colour, as "#rrggbb", and by value if a mask stores values.
 
     Args:
         masks: The files.
-        by_palette: Whether a mask with a palette counts by its colours, like a coloured one, instead of its values.
+        by_palette: Whether to count the colours of a mask that has a palette, instead of its values.
     """
     colors, values = Counter[str](), Counter[int]()
     for path in masks[:: max(len(masks) // _MOST_MASKS, 1)][:_MOST_MASKS]:
@@ -59,7 +59,7 @@ def palette_advice(masks: Sequence[Path], names: Sequence[str] = (), *, by_palet
     Args:
         masks: The files.
         names: The names of the classes, if they are known.
-        by_palette: Whether the colours of palettes count, too.
+        by_palette: Whether to include the colours of masks that have a palette.
     """
     colors, _ = contents_of(masks, by_palette=by_palette)
     if not colors:
@@ -80,8 +80,8 @@ def palette_advice(masks: Sequence[Path], names: Sequence[str] = (), *, by_palet
 def labels_advice(values: Sequence[int], names: Sequence[str]) -> str:
     """The option that makes values of masks classes; "" if all values are classes.
 
-    If the values count the classes from 1, each gets the class before it. If there are as many other values as classes
-    that do not occur, they get these classes in their order. Otherwise they mean unknown.
+    If the values count the classes from 1 instead of 0, value 1 becomes class 0, and so on. If there are as many other
+    values as classes that do not occur, they get these classes in their order. Otherwise they mean unknown.
 
     Example:
         >>> labels_advice([0, 127, 254], ["background", "fire", "smoke"])

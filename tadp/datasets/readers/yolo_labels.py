@@ -24,7 +24,7 @@ from tadp.files.checks import LARGEST_JSON, check_regular
 from tadp.language.unicode_forms import composed
 
 _SLACK = 0.01  # by which rounding may move a coordinate beyond the image
-_TWO_POINTS = "a polygon must have three points or more; this is one of two points, or a box that leaves its image"
+_TWO_POINTS = "a polygon must have three points or more; this line has two, or is a box that leaves its image"
 
 
 class YoloDataset(ObjectDataset):

@@ -1,4 +1,4 @@
-"""What a family of base models is.
+"""`Family`: the description of a family of base models.
 
 A family consists of base models with the same architecture, such as Stable Diffusion 1 and 2. Families differ in their
 denoiser, where its levels are, how attention is recorded, which text encoders they use, and a few details. A `Family`

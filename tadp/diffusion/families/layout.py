@@ -106,7 +106,8 @@ class Layout:
         """
         levels = self.wanted
         if len(maps) != len(levels):
-            raise ModelError(f"a pass of {family} returned {len(maps)} maps; its layout has {len(levels)}.")
+            expected = f"{len(levels)} are expected, of levels {levels}"
+            raise ModelError(f"a pass of {family} returned {len(maps)} maps; {expected}.")
         height, width = latents.shape[2:]
         for level, feature_map in zip(levels, maps, strict=True):
             cells = self.reduction[level]
