@@ -67,7 +67,7 @@ class TrainOptions(DataOptions):
             best weights; 0 never stops early.
         evaluate_every: Number of steps between evaluations on held-out images, and 0 is only at the end; None is a
             tenth of the run, and only at the end of a run of fewer than 100 steps without patience.
-        evaluate_images: Number of held-out images in these evaluations; the last one takes all.
+        evaluate_images: Number of held-out images in these evaluations; the last evaluation takes all.
         evaluate_batch: Number of windows that go through the model at once in all evaluations.
         flip: Also predict the mirrored image in the last evaluation, and average.
         save_every: Number of steps between checkpoints.
