@@ -238,7 +238,7 @@ def test_images_without_text_file_and_text_files_without_image(ultralytics):
 def test_a_line_of_two_points_among_polygons_is_left_out(ultralytics):
     write(ultralytics / "labels/train/b.txt", "0 0.1 0.1 0.9 0.1 0.5 0.5\n0 0.1 0.1 0.5 0.5\n0 0.5 0.5 1.0 1.0\n")
     with pytest.warns(
-        UserWarning, match=r"1 label has no area \(left out\); .*b.txt, line 2: .* one of two points, or"
+        UserWarning, match=r"1 label has no area \(left out\); .*b.txt, line 2: .* this line has two, or"
     ):
         data = YoloDataset(ultralytics)
     assert [len(sample.boxes) for sample in data] == [1, 2, 1]
