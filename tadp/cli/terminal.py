@@ -186,7 +186,7 @@ def silence(*libraries: str) -> None:
 def no_gc() -> Iterator[None]:
     """Import libraries without garbage collection, which would take a quarter of the time.
 
-    Later collections skip what was imported. Weights are loaded outside, because loading them may leave garbage.
+    Later collections skip what was imported. Load weights after the block, because loading them may leave garbage.
     """
     was_enabled, modules = gc.isenabled(), len(sys.modules)
     gc.disable()
