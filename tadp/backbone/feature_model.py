@@ -193,7 +193,7 @@ class FeatureModel(nn.Module):
 
         Raises:
             TypeError: If `levels` is not a list of whole numbers.
-            ValueError: If the backbone lacks one of the levels, or `levels` are not different levels, finest first.
+            ValueError: If the backbone lacks one of the levels, or `levels` is empty, not sorted, or has a level twice.
         """
         own = tuple(self.options.levels or range(len(self.layout.channels)))
         return own if levels is None else check_levels(levels, {level: self.strides[level] for level in own})

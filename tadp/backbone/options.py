@@ -300,7 +300,7 @@ def check_levels(levels: Any, strides: Mapping[int, int] | None = None) -> tuple
 
     Raises:
         TypeError: If `levels` is not a list of whole numbers, or is a set, which has no order.
-        ValueError: If a level does not exist, or `levels` is empty or not different levels, finest first.
+        ValueError: If a level does not exist, or `levels` is empty, not sorted, or has a level twice.
     """
     check_ordered(levels=levels)
     if isinstance(levels, (int, str, Mapping)) or not isinstance(levels, Iterable):

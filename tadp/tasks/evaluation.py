@@ -101,7 +101,7 @@ def predict_each(
 
     Yields:
         What identifies the image, and a function that returns the result of `predict` for it, or raises the error. Call
-        it before you take the next image.
+        the function before you take the next image.
     """
     if check_whole(batch_size, name="batch_size") == 1:
         for key, image, caption in requests:
@@ -117,7 +117,7 @@ def predict_each(
 
 
 def _start(start: Callable[[], Finish]) -> Finish:
-    """Start a prediction. If that fails, `Finish` raises the error, so that earlier images are still predicted."""
+    """Start a prediction. If that fails, the returned function raises the error, after earlier images are predicted."""
     try:
         return start()
     except Exception as error:

@@ -250,7 +250,8 @@ def test_a_text_file_in_another_folder_is_named(ultralytics):
     with (
         pytest.warns(UserWarning, match="1 label file has no image"),
         pytest.raises(
-            MissingDataError, match=r"val/b.txt may belong to .*train/b.jpg: give the folders of both the same name\."
+            MissingDataError,
+            match=r"val/b.txt may belong to .*train/b.jpg: move it to a folder with the name of the image's",
         ),
     ):
         YoloDataset(ultralytics)

@@ -211,7 +211,9 @@ def with_labels(
     count = f"{len(missing)} of {len(keys)} images have no {kind}, the first of them {images[missing[0]]}"
     same = [str(images[key]) for key in missing if orphans and key.rpartition("/")[2] == composed(orphans[0].stem)]
     hint = (
-        f" {orphans[0]} may belong to {' or '.join(same[:2])}: give the folders of both the same name." if same else ""
+        f" {orphans[0]} may belong to {' or '.join(same[:2])}: move it to a folder with the name of the image's folder."
+        if same
+        else ""
     )
     labelled = [key for key in keys if key in labels]
     if labelled and keep("image without labels", [str(images[key]) for key in missing]):

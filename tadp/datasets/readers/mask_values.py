@@ -40,7 +40,7 @@ class MaskValues:
         shown: For each index, the colour that the palette of a file gave it, and the first such file. A file whose
             palette differs is refused.
         resize: Whether to scale a mask to the size of its image if both have the same shape. False refuses it.
-        hints: For each folder, the advice which palette to pass for its masks, for error messages.
+        hints: For each folder, the advice on which palette to pass for its masks, for error messages.
         can_skip: Whether the reader has the option `bad_labels`, which the message about such masks then names.
     """
 
