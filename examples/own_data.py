@@ -33,7 +33,7 @@ from tadp.trainer.training_run import begin, build_model, loop_settings, prepare
 CAMVID = "sky,building,pole,road,pavement,tree,sign,fence,car,pedestrian,bicyclist"  # values 0 to 10; 11 is unlabelled
 TUNED = {"tadp-tiny, frozen": "head", "tadp-tiny, tuned": "all"}  # what trains, by the row of the table
 MODELS = (*TUNED, "ResNet-18 from scratch")
-DEFAULTS = {"seeds": 3, "steps": 200, "batch": 8, "crop": 224}
+DEFAULTS = {"seeds": 3, "steps": 200, "batch": 8, "crop": 224, "resnet_lr": 1e-3}
 
 
 def main() -> None:
@@ -59,7 +59,11 @@ def run(name, seed, data, options) -> None:
     is_new, before = not (folder / "checkpoints").exists(), time.process_time()
     settings = {"seed": seed, "steps": options.steps, "crop": options.crop, "batch": options.batch}
     settings |= {"evaluate_every": 0, "save_every": 25}
-    figures = train_tiny(name, data, folder, settings) if name in TUNED else train_resnet(data, folder, settings)
+    figures = (
+        train_tiny(name, data, folder, settings)
+        if name in TUNED
+        else train_resnet(data, folder, settings | {"lr": options.resnet_lr})
+    )
     minutes, threads = (time.process_time() - before) / 60, torch.get_num_threads()
     result = {"model": name, "seed": seed, **figures, "cpu_minutes": round(minutes, 2) if is_new else None}
     result |= {"machine": f"{platform.machine()}, {threads} thread{'s' * (threads > 1)}", "versions": versions()}
@@ -75,7 +79,7 @@ def train_tiny(name, data, folder, settings) -> dict:
 
 
 def train_resnet(data, folder, settings) -> dict:
-    """Train a ResNet-18 with the same data, head, loss, steps and test."""
+    """Train a ResNet-18 with the same data, head, loss, steps and test, and its own learning rate."""
     chosen = TrainOptions(tune="head", text="null", **settings)
     parts = open_parts("segmentation", data, chosen)
     plan = replace(make_plan("segmentation", parts, chosen), task=ResNetTraining())
@@ -101,7 +105,11 @@ def finished(folder: Path) -> list[dict]:
 def command(options) -> str:
     changed = {name: getattr(options, name) for name in DEFAULTS if getattr(options, name) != DEFAULTS[name]}
     return " ".join(
-        ["python examples/own_data.py", options.data.name, *(f"--{name} {value}" for name, value in changed.items())]
+        [
+            "python examples/own_data.py",
+            options.data.name,
+            *(f"--{name.replace('_', '-')} {value}" for name, value in changed.items()),
+        ]
     )
 
 
@@ -120,6 +128,8 @@ def read_options() -> argparse.Namespace:
         ("crop", "side of the training images in pixels"),
     ):
         parser.add_argument(f"--{name}", type=int, default=DEFAULTS[name], help=f"{what} (default: {DEFAULTS[name]})")
+    lr = DEFAULTS["resnet_lr"]
+    parser.add_argument("--resnet-lr", type=float, default=lr, help=f"learning rate of the ResNet-18 (default: {lr})")
     return parser.parse_args()
 
 
