@@ -163,6 +163,8 @@ def check_label_size(sample: Sample, path: Path | str, size: tuple[int, ...], *,
 
 def is_scaled(size: tuple[int, ...], image_size: tuple[int, ...]) -> bool:
     """Whether two sizes, each (height, width), differ, but have the same ratio of height to width, up to rounding."""
+    if len(size) != 2:  # a number, or one row, in place of a mask
+        return False
     first, second = size[0] * image_size[1], size[1] * image_size[0]
     return size != image_size and abs(first - second) <= _SHAPE * second
 
