@@ -16,7 +16,7 @@ Place = tuple[int, int]
 
 
 @runtime_checkable
-class Source(Protocol):
+class BatchedImage(Protocol):
     """An image with parts that a model has to see, such as its windows. A `Place` identifies a part.
 
     Attributes:
@@ -58,15 +58,15 @@ class Batches:
 
     def __init__(self, predict: Callable[[Float[Tensor, "b c h w"], list[Any]], Iterable[Any]], batch_size: int = 1):
         self.predict, self.batch_size = predict, check_whole(batch_size, name="batch_size")
-        self._waiting: dict[Hashable, deque[tuple[Source, Place]]] = {}
+        self._waiting: dict[Hashable, deque[tuple[BatchedImage, Place]]] = {}
 
-    def expect(self, parts: Iterable[tuple[Source, Place]]) -> None:
+    def expect(self, parts: Iterable[tuple[BatchedImage, Place]]) -> None:
         """Announce parts that will be read, each once and in this order."""
         if self.batch_size > 1:
             for part in parts:
                 self._waiting.setdefault(part[0].kind, deque()).append(part)
 
-    def read(self, source: Source, place: Place) -> None:
+    def read(self, source: BatchedImage, place: Place) -> None:
         """Predict a part of an image, and pass the prediction to `source.keep`.
 
         Raises:
@@ -87,7 +87,7 @@ class Batches:
                 return
         self._run_or_forget(part)
 
-    def _run_or_forget(self, part: tuple[Source, Place]) -> None:
+    def _run_or_forget(self, part: tuple[BatchedImage, Place]) -> None:
         """Predict a part alone; if it cannot be predicted, expect no more parts of its image."""
         try:
             self._run([part])
@@ -96,7 +96,7 @@ class Batches:
                 self._waiting[kind] = deque(other for other in waiting if other[0].image is not part[0].image)
             raise
 
-    def _run(self, parts: list[tuple[Source, Place]]) -> None:
+    def _run(self, parts: list[tuple[BatchedImage, Place]]) -> None:
         pixels = [source.pixels(place) for source, place in parts]
         values = self.predict(
             pixels[0] if len(pixels) == 1 else torch.cat(pixels), [source.text for source, _ in parts]

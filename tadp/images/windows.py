@@ -113,7 +113,7 @@ class WindowedPrediction:
 
     @property
     def kind(self) -> Hashable:
-        """All windows of this image have this kind; see `Source`."""
+        """All windows of this image have this kind; see `BatchedImage`."""
         return (*(side.side for side in self.sides), self.image.device, self._text_kind)
 
     def places(self, rows: slice, columns: slice) -> Iterator[Place]:

@@ -250,7 +250,7 @@ class TADPForObjectDetection(TaskModel):
 
 
 class _Square:
-    """The square of an image that the model sees, as a `Source` with a single part.
+    """The square of an image that the model sees, as a `BatchedImage` with a single part.
 
     Attributes:
         objects: The objects that were detected; None until the square is read.
