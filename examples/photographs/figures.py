@@ -65,8 +65,6 @@ def markdown(summary: Mapping[str, Any], *, picture: str) -> str:
         f"of seeds.{unfinished}\n",
         *figures_table(models),
         "",
-        comparison(models),
-        "",
         "The IoU of each class, as a mean over seeds:\n",
         *class_table(models),
         f"\n![IoU of each class]({picture})",
@@ -96,14 +94,6 @@ def figures_table(models: Mapping[str, list[dict[str, Any]]]) -> list[str]:
 def spread(shares: list[float]) -> str:
     deviation = f" ± {100 * statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
     return f"{100 * statistics.mean(shares):.1f}{deviation}"
-
-
-def comparison(models: Mapping[str, list[dict[str, Any]]]) -> str:
-    """The order of the models, in a sentence."""
-    mious = {name: statistics.mean(run["details"]["miou"] for run in runs) for name, runs in models.items()}
-    order = sorted(mious, key=lambda name: -mious[name])
-    parts = [f"*{name}* ({100 * mious[name]:.0f} %)" for name in order]
-    return f"From the highest mIoU to the lowest, the models are {', '.join(parts)}."
 
 
 def class_table(models: Mapping[str, list[dict[str, Any]]]) -> list[str]:
