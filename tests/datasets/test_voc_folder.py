@@ -204,7 +204,7 @@ def test_an_xml_file_of_two_images_of_one_name_is_refused(cvat):
     write(cvat / "Annotations" / "same.xml", annotation([]))
     with (
         pytest.warns(UserWarning, match="1 label file has no image"),
-        pytest.raises(MissingDataError, match=r"same.xml may belong to .*one/same.jpg or .*two/same.jpg: put it into"),
+        pytest.raises(MissingDataError, match=r"same.xml may belong to .*one/same.jpg or .*two/same.jpg: move"),
     ):
         VOCFolder(cvat)
 
