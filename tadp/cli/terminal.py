@@ -184,7 +184,7 @@ def silence(*libraries: str) -> None:
 
 @contextmanager
 def no_gc() -> Iterator[None]:
-    """Import libraries without garbage collection, which would take a quarter of the time.
+    """Import libraries without garbage collection, so that a command starts sooner.
 
     Later collections skip what was imported. Load weights after the block, because loading them may leave garbage.
     """
