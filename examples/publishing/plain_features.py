@@ -60,10 +60,10 @@ def _of_file(backbone: TADPBackbone, path: Path, *, base: str, revision: str | N
     renamed = {f"model.{_LDM}{key.removeprefix(prefix)}": state[key] for key in state if key.startswith(prefix)}
     config: Any = backbone.unet.config
     unet: Any = UNet2DConditionModel.from_config(config)
-    found = unet.load_state_dict(convert_ldm_unet_checkpoint(renamed, config), strict=False)
-    missing = [name for name in found.missing_keys if not name.startswith(_NO_MAP)]
-    if missing or found.unexpected_keys:
-        raise SystemExit(f"diffusers finds other layers in {path}: {[*missing, *found.unexpected_keys][:3]}")
+    keys = unet.load_state_dict(convert_ldm_unet_checkpoint(renamed, config), strict=False)
+    missing = [name for name in keys.missing_keys if not name.startswith(_NO_MAP)]
+    if missing or keys.unexpected_keys:
+        raise SystemExit(f"diffusers finds other layers in {path}: {[*missing, *keys.unexpected_keys][:3]}")
     return unet.eval()
 
 

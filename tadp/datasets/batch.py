@@ -1,6 +1,6 @@
 """Batches of samples as tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,11 +10,12 @@ from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from tadp.datasets.readers.row_samples import sample_of_row
 from tadp.datasets.sample import Sample, sides
 from tadp.images.boxes import Boxes
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)  # not frozen, because Lightning sets the fields of a copy
 class Batch:
     """A batch of B samples as tensors, as `collate` returns it.
 
@@ -65,12 +66,13 @@ class Batch:
         return replace(changed(self), boxes=boxes)
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Sequence[Sample | Mapping[str, Any]]) -> Batch:
     """Combine samples into a batch. Pass this function to a DataLoader as `collate_fn`.
 
     Args:
         samples: The samples to combine: at least one, with images of the same size. Captions, masks, depth and boxes
-            must each be present in all samples or in none.
+            must each be present in all samples or in none. A sample may also be a mapping, such as a row of Hugging
+            Face's `datasets`, a decoded sample of webdataset, or the result of a transform: see docs/frameworks.md.
 
     Returns:
         A batch of tensors on the CPU. They share no memory with the samples.
@@ -78,6 +80,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     Raises:
         ValueError: If `samples` is empty, if their images differ in size, or if some samples lack a caption, mask,
             depth or boxes that others have.
+        DatasetError: If a mapping has no image, or its labels cannot be used.
 
     Example:
         >>> from tadp.datasets import RenderedScenes
@@ -89,6 +92,9 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """
     if not samples:
         raise ValueError("a batch needs at least one sample; got none.")
+    samples = [
+        sample if isinstance(sample, Sample) else sample_of_row(sample, number) for number, sample in enumerate(samples)
+    ]
     sizes = dict.fromkeys(sample.image_size for sample in samples)
     if len(sizes) > 1:
         listed = ", ".join(map(sides, sizes))

@@ -124,13 +124,13 @@ class OnnxBackbone:
         maps = tuple(outputs[f"map_{level}"] for level in levels)
         attention = {int(level): outputs[f"map_{level}"][:, -count:] for level, count in self.facts.attached.items()}
         attention |= {level: outputs[f"attention_{level}"] for level in self.facts.recorded}
+        cells = dict(zip(levels, cells_of(size, self.feature_info.reduction).values(), strict=True))
         if not attention:
-            return Features(maps, None, size, levels=levels)
+            return Features(maps, None, size, levels=levels, cells=cells)
         batch = len(maps[0])
         tokens, words = self.facts.names() if text is None else (text.tokens, text.words)
         unnamed = (("",) * self.facts.tokens,)
         names = tokens or unnamed
         if len(names) != batch:
             names, words = names * batch, words and words * batch
-        cells = dict(zip(levels, cells_of(size, self.feature_info.reduction).values(), strict=True))
-        return Features(maps, AttentionMaps(attention, names, words, cells=cells), size, levels=levels)
+        return Features(maps, AttentionMaps(attention, names, words, cells=cells), size, levels=levels, cells=cells)

@@ -2,12 +2,11 @@
 
 import copy
 import sys
-import types
 
 import pytest
 import torch
 from builders import build_backbone, build_folder, images
-from integrations import BATCH, CLASSES, pixel_loss, train
+from integrations import BATCH, CLASSES, module, pixel_loss, train
 from torch import nn
 
 import tadp
@@ -17,8 +16,16 @@ from tadp.integrations import Pyramid
 from tadp.integrations.timm import TimmFeatures
 from tadp.integrations.timm import register as register_timm
 
+# These tests pass captions in conditioning() blocks, or look at shapes; test_call_text.py tests the warning.
+pytestmark = pytest.mark.filterwarnings("ignore:built without text")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PIXELS, CAPTIONS = BATCH.images, BATCH.captions
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    """A backbone of this file, because adapters freeze the layers that they do not need."""
+    return build_backbone()
 
 
 @pytest.fixture(scope="module")
@@ -316,28 +323,51 @@ def test_smps_rules_of_channels_and_depth(smp, folder):
 # torchvision
 
 FEW_PROPOSALS = {"rpn_post_nms_top_n_train": 40, "rpn_post_nms_top_n_test": 40, "box_batch_size_per_image": 32}
+SIDES = {"min_size": 64, "max_size": 64}
+DETECTORS = {
+    "faster_rcnn": ("FasterRCNN", {"box_detections_per_img": 5, **FEW_PROPOSALS, **SIDES}),
+    "mask_rcnn": ("MaskRCNN", {"box_detections_per_img": 5, **FEW_PROPOSALS, **SIDES}),
+    "keypoint_rcnn": ("KeypointRCNN", {"box_detections_per_img": 5, **FEW_PROPOSALS, **SIDES, "num_keypoints": 2}),
+    "retinanet": ("RetinaNet", {"detections_per_img": 5, **SIDES}),
+    "fcos": ("FCOS", {"detections_per_img": 5, **SIDES}),
+    "ssd": ("SSD", {"detections_per_img": 5, "size": (64, 64)}),
+}
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet"])
+def corners(boxes):
+    """The top left and bottom right corners of boxes as visible keypoints, (N, 2, 3)."""
+    return torch.cat([boxes.view(-1, 2, 2), boxes.new_full((len(boxes), 2, 1), 1)], dim=2)
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
 def test_torchvisions_detectors_train_and_come_back(kind, folder, tmp_path):
     from torchvision.models import detection
 
     from tadp.integrations.torchvision import DetectionBackbone
 
-    class_name = {"faster_rcnn": "FasterRCNN", "mask_rcnn": "MaskRCNN", "retinanet": "RetinaNet"}[kind]
+    class_name, own = DETECTORS[kind]
 
     def build():
-        backbone = DetectionBackbone(tadp.TADPBackbone.from_pretrained(folder), out_channels=8)
-        few = {"detections_per_img": 5} if kind == "retinanet" else {"box_detections_per_img": 5, **FEW_PROPOSALS}
-        options = {"num_classes": CLASSES, "min_size": 64, "max_size": 64, **few, **backbone.options(kind)}
-        return getattr(detection, class_name)(backbone, **options)
+        channels = 32 if kind == "fcos" else 8  # FCOS normalises 32 groups
+        backbone = DetectionBackbone(tadp.TADPBackbone.from_pretrained(folder), out_channels=channels)
+        options = own | backbone.options(kind, num_classes=CLASSES)
+        if kind == "keypoint_rcnn":  # smaller than torchvision's 8 layers of 512 channels
+            module = detection.keypoint_rcnn
+            options |= {
+                "keypoint_head": module.KeypointRCNNHeads(8, (8,)),
+                "keypoint_predictor": module.KeypointRCNNPredictor(8, options.pop("num_keypoints")),
+            }
+        return getattr(detection.ssd if kind == "ssd" else detection, class_name)(
+            backbone, num_classes=CLASSES, **options
+        )
 
     torch.manual_seed(0)
     model = build()
     targets = []
     for boxes, mask in zip(BATCH.boxes, BATCH.masks, strict=True):
         labels = boxes.labels + 1
-        targets.append({"boxes": boxes.boxes, "labels": labels, "masks": mask == labels[:, None, None]})
+        masks = mask == labels[:, None, None]
+        targets.append({"boxes": boxes.boxes, "labels": labels, "masks": masks, "keypoints": corners(boxes.boxes)})
     batches = []
     model.backbone.pyramid.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0]))
 
@@ -350,7 +380,7 @@ def test_torchvisions_detectors_train_and_come_back(kind, folder, tmp_path):
     torch.testing.assert_close(batches[0], PIXELS)  # neither normalised nor resized
 
     def call(of):
-        (of if kind == "retinanet" else of.roi_heads).score_thresh = 0.0
+        (of.roi_heads if "rcnn" in kind else of).score_thresh = 0.0
         with of.backbone.pyramid.backbone.conditioning("a dog"):
             return of(list(PIXELS[:, :, :56, :40]))
 
@@ -367,8 +397,11 @@ def test_torchvisions_detectors_train_and_come_back(kind, folder, tmp_path):
 def test_a_detectors_options_are_for_those_known(backbone):
     from tadp.integrations.torchvision import DetectionBackbone
 
-    with pytest.raises(ValueError, match=r"model must be one of faster_rcnn, mask_rcnn, retinanet; got 'ssd'"):
-        DetectionBackbone(backbone).options("ssd")
+    maps = DetectionBackbone(backbone)
+    with pytest.raises(ValueError, match=r"one of faster_rcnn, mask_rcnn, keypoint_rcnn, .*, fcos, ssd; got 'yolo'"):
+        maps.options("yolo")
+    with pytest.raises(ValueError, match=r"SSD's options include its head; pass num_classes"):
+        maps.options("ssd")
 
 
 # What is missing
@@ -396,38 +429,7 @@ def test_a_missing_package_is_named_with_what_to_do(package, call, message, back
         call(backbone)
 
 
-def module(name):
-    return __import__(f"tadp.integrations.{name}", fromlist=["_"])
-
-
-# detectron2 and mmseg, with stand-ins that follow their documentation
-
-
-def stand_in(monkeypatch, name, **names):
-    package = types.ModuleType(name)
-    vars(package).update(names)
-    monkeypatch.setitem(sys.modules, name, package)
-    return package
-
-
-@pytest.fixture
-def detectron2(monkeypatch):
-    """`Backbone`, `ShapeSpec` and the registry, as detectron2's documentation describes them."""
-
-    class Backbone(nn.Module):
-        def forward(self):
-            raise NotImplementedError
-
-    class ShapeSpec(types.SimpleNamespace):
-        pass
-
-    class Registry(dict):
-        def register(self, builder):
-            self[builder.__name__] = builder
-
-    stand_in(monkeypatch, "detectron2")
-    stand_in(monkeypatch, "detectron2.layers", ShapeSpec=ShapeSpec)
-    return stand_in(monkeypatch, "detectron2.modeling", Backbone=Backbone, BACKBONE_REGISTRY=Registry())
+# detectron2 and mmseg, with the stand-ins of conftest.py
 
 
 def test_detectron2s_contract(detectron2, backbone):
@@ -446,30 +448,6 @@ def test_detectron2s_contract(detectron2, backbone):
     assert list(built.output_shape()) == ["stride8", "stride16", "stride32", "stride64"]
     with pytest.raises(ValueError, match=r"no map 'res2'; this backbone has stride8, stride16, stride32, stride64"):
         module("detectron2").backbone_of(backbone, out_features=("res2",))
-
-
-@pytest.fixture
-def mmseg(monkeypatch):
-    """mmengine's `BaseModule` and a registry with `register_module` and `build`."""
-
-    class BaseModule(nn.Module):
-        def __init__(self, init_cfg=None):
-            super().__init__()
-            self.init_cfg = init_cfg
-
-    class Registry(dict):
-        def register_module(self, *, name, force, module):
-            assert force or name not in self
-            self[name] = module
-
-        def build(self, config):
-            config = dict(config)
-            return self[config.pop("type")](**config)
-
-    for name in ("mmengine", "mmseg"):
-        stand_in(monkeypatch, name)
-    stand_in(monkeypatch, "mmengine.model", BaseModule=BaseModule)
-    return stand_in(monkeypatch, "mmseg.registry", MODELS=Registry())
 
 
 def test_mmsegs_contract(mmseg, folder, backbone):

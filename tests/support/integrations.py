@@ -1,4 +1,7 @@
-"""Shared by the tests of `tadp.integrations`: rendered scenes, a few training steps and a pixel-wise loss."""
+"""Shared by the tests of `tadp.integrations`: scenes, a few training steps, and stand-in packages."""
+
+import sys
+import types
 
 import torch
 import torch.nn.functional as F
@@ -26,3 +29,14 @@ def train(model, loss, *, steps: int = 3, lr: float = 3e-3) -> list[float]:
 
 def pixel_loss(logits):
     return F.cross_entropy(F.interpolate(logits, BATCH.masks.shape[1:], mode="bilinear"), BATCH.masks)
+
+
+def module(name):
+    return __import__(f"tadp.integrations.{name}", fromlist=["_"])
+
+
+def stand_in(monkeypatch, name, **names):
+    package = types.ModuleType(name)
+    vars(package).update(names)
+    monkeypatch.setitem(sys.modules, name, package)
+    return package

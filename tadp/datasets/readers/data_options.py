@@ -73,7 +73,7 @@ class ReaderOptions:
         """Refuse options of a reader for data that no reader opens.
 
         Args:
-            what: What the data are, for the message.
+            what: A noun for the data, for the message.
 
         Raises:
             OptionError: If an option is set.

@@ -163,11 +163,11 @@ def _recognised(folder: Path, task: TaskName | None) -> tuple[Layout, tuple[Any,
     inside = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     if len(inside) == 1 and inside[0].is_dir():  # an archive that was unpacked into a folder of its name
         return _recognised(inside[0], task)
-    others = [
+    readable = [
         f"{layout.reader} ({', '.join(layout.tasks)})" for layout in LAYOUTS if layout.arguments(folder) is not None
     ]
-    if others:
-        raise DatasetError(f"{folder} has no labels for {task}: its layout is that of {' and '.join(others)}.")
+    if readable:
+        raise DatasetError(f"{folder} has no labels for {task}: its layout is that of {' and '.join(readable)}.")
     below = _below(folder)
     if below:
         raise DatasetError(

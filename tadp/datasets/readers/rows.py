@@ -140,7 +140,7 @@ class RowDataset(FolderDataset):
         where = f"row {self._row_of[record.image_id]}"
         row = self._rows[self._row_of[record.image_id]]
         caption = None if self._captions is None else caption_of(self._captions, record.image_id)
-        pixels, orientation = _pixels(_picture(_value(row, self._image, where), where), f"the image of {where}")
+        pixels, orientation = pixels_of(picture_of(_value(row, self._image, where), where), f"the image of {where}")
         sample = Sample(pixels, record.image_id, caption)
         for task, read in (("segmentation", self._mask), ("depth", self._depth), ("detection", self._boxes)):
             column = self._columns[task]
@@ -156,8 +156,8 @@ class RowDataset(FolderDataset):
     def _mask(self, sample: Sample, value: Any, where: str) -> Sample:
         if self._values is None:
             return sample
-        stored = _stored(value, where, as_colors=self._values.colors is not None)
-        if self._values.colors is None and _may_be_spread(_picture(value, where), stored):
+        stored = stored_values(value, where, as_colors=self._values.colors is not None)
+        if self._values.colors is None and _may_be_spread(picture_of(value, where), stored):
             self._warn_once(
                 "spread",
                 f"{where} only has multiples of 17, as Pillow makes of the values in a PNG with 2 or 4 bits when it "
@@ -166,7 +166,7 @@ class RowDataset(FolderDataset):
         return replace(sample, mask=self._values.classes_of(stored, sample, where, name=self._name))
 
     def _depth(self, sample: Sample, value: Any, where: str) -> Sample:
-        values, mode, _ = _stored(value, where)
+        values, mode, _ = stored_values(value, where)
         check_depth_bits(values, mode, where)
         depth_m, warning = self._unit.to_metres(values, where)
         check_label_size(sample, where, depth_m.shape, kind="depth")
@@ -216,7 +216,7 @@ class _Images(Mapping[str, Any]):
 
     def __getitem__(self, image_id: str) -> Any:
         where = f"row {self._row_of[image_id]}"
-        return _picture(_value(self._rows[self._row_of[image_id]], self._column, where), where)
+        return picture_of(_value(self._rows[self._row_of[image_id]], self._column, where), where)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._row_of)
@@ -265,17 +265,18 @@ def _value(row: Any, column: str, where: str) -> Any:
     return row[column]
 
 
-def _picture(value: Any, where: str) -> Any:
+def picture_of(value: Any, where: str) -> Any:
     """An image in a form that tadp reads, from one that `datasets` returns."""
-    if isinstance(value, Mapping) and value.get("bytes") is not None:
+    content = value.get("bytes") if isinstance(value, Mapping) else value
+    if isinstance(content, bytes):
         try:
-            return open_bytes(value["bytes"])
+            return open_bytes(content)
         except (OSError, Image.DecompressionBombError) as error:
             raise ImageError(f"{where} has bytes that are not an image ({error}).") from error
     return value["path"] if isinstance(value, Mapping) and "path" in value else value
 
 
-def _pixels(picture: Any, name: str) -> tuple[np.ndarray, int]:
+def pixels_of(picture: Any, name: str) -> tuple[np.ndarray, int]:
     """Upright pixels, and the EXIF orientation by which they were turned."""
     if isinstance(picture, str | Path | Image.Image):
         return read_upright(Path(picture) if isinstance(picture, str) else picture, name)
@@ -292,9 +293,9 @@ def _array(picture: Any) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _stored(value: Any, where: str, *, as_colors: bool = False) -> Stored:
+def stored_values(value: Any, where: str, *, as_colors: bool = False) -> Stored:
     """The values of a mask or depth in a row."""
-    picture = _picture(value, where)
+    picture = picture_of(value, where)
     if isinstance(picture, str | Path | Image.Image):
         name = where if isinstance(picture, Image.Image) else str(picture)
         return read_labels(Path(picture) if isinstance(picture, str) else picture, name, as_colors=as_colors)

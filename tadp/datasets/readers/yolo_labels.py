@@ -160,11 +160,11 @@ def _split_images(root: Path, config: Mapping[str, Any], split: str) -> list[Pat
         inside = entry.replace("../", "").removeprefix("./")  # Roboflow writes ../train/images
         if Path(entry).is_absolute() and Path(entry).is_relative_to(folder):
             inside = str(Path(entry).relative_to(folder))
-        found = [place for place in (base / entry, base / inside, root / inside) if is_there(place)]
-        place = next((place for place in found if _is_below(place, limits)), None)
-        if found and place is None:
+        places = [place for place in (base / entry, base / inside, root / inside) if is_there(place)]
+        place = next((place for place in places if _is_below(place, limits)), None)
+        if places and place is None:
             raise DatasetError(
-                f"{root}: {split} in data.yaml leads to {found[0].resolve()}, outside the data set. Move data.yaml "
+                f"{root}: {split} in data.yaml leads to {places[0].resolve()}, outside the data set. Move data.yaml "
                 "next to the folders with the images."
             )
         if place is None:

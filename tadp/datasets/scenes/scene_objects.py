@@ -1,12 +1,13 @@
 """The objects of a rendered scene: their colours, positions and drawing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from tadp.datasets.scenes.sprites import sprites
+from tadp.datasets.scenes.sprites import Point, sprites
 
 CLASSES: tuple[str, ...] = tuple(sprites())
 COLORS: dict[str, tuple[int, int, int]] = {
@@ -52,6 +53,24 @@ class SceneObject:
     pattern: Literal["plain", "striped", "dotted"]
     pattern_shift: tuple[float, float]
 
+    def positions(self, points: Sequence[Point], horizon: float) -> list[Point]:
+        """Where points of the object are in the image.
+
+        Args:
+            points: Points (x, y) in the object's own coordinates, as in the polygons of its sprite.
+            horizon: Row of the scene's horizon, as a share of the image's height.
+
+        Returns:
+            The points (x, y), as shares of the image's side.
+        """
+        row, half_height, half_width = _placement(self, horizon)
+        c, s, mirror = np.cos(self.tilt), np.sin(self.tilt), -1.0 if self.faces_left else 1.0
+        placed = []
+        for x, y in points:
+            u, v = mirror * x * half_width, y * half_height
+            placed.append((self.x + c * u - s * v, row + s * u + c * v))
+        return placed
+
 
 def sample_object(rng: np.random.Generator, name: str, x: float) -> SceneObject:
     """Draw random colours, distance and pose for an object of a given class and place."""
@@ -91,17 +110,12 @@ def draw_object(canvas: Image.Image, scene_object: SceneObject, horizon: float) 
         The object's silhouette, a picture of mode "L".
     """
     side = canvas.width
-    row, half_height, half_width = _placement(scene_object, horizon)
-    c, s = np.cos(scene_object.tilt), np.sin(scene_object.tilt)
-    mirror = -1.0 if scene_object.faces_left else 1.0
+    _, half_height, _ = _placement(scene_object, horizon)
     paints = FIXED_PAINTS | {"body": COLORS[scene_object.color], "second": COLORS[scene_object.second_color]}
     silhouette, body = Image.new("L", canvas.size), Image.new("L", canvas.size)
     brush, outline, tint = ImageDraw.Draw(canvas), ImageDraw.Draw(silhouette), ImageDraw.Draw(body)
     for role, polygon in sprites()[scene_object.name].polygons:
-        points = []
-        for x, y in polygon:
-            u, v = mirror * x * half_width, y * half_height
-            points.append(((scene_object.x + c * u - s * v) * side, (row + s * u + c * v) * side))
+        points = [(x * side, y * side) for x, y in scene_object.positions(polygon, horizon)]
         brush.polygon(points, fill=paints[role])
         outline.polygon(points, fill=255)
         tint.polygon(points, fill=255 if role == "body" else 0)
