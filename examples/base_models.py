@@ -3,6 +3,9 @@
     python examples/base_models.py                 # the table of docs/base-models.md
     python examples/base_models.py --family sdxl   # one family
     python examples/base_models.py --levels        # the cost of a pass for some levels, as in docs/speed.md
+    python examples/base_models.py --levels --rounds 2 --side 256   # the same with measured time
+    python examples/base_models.py --fit           # what fits onto a small card, as in docs/small-gpu.md
+    python examples/base_models.py --savings tadp-tiny --side 128   # run a model with each way to save memory
     python examples/base_models.py --measure sd1   # measure the memory of a real pass with random weights in float32
     python examples/base_models.py --measure flux --device cuda   # the same in bfloat16
 
@@ -17,13 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from counting.fitting import CARDS_GB, WAYS, fitting_rows
 from counting.memory import peak_bytes, real_pass
 from counting.models import LEVELS, build, count, inputs, run, text_encoder
+from counting.savings import savings_rows
+from counting.timing import fewer_blocks, level_seconds
 from torch.utils.flop_counter import FlopCounterMode
 
 from tadp.diffusion.families import family_of
 
 CONFIGS = Path(__file__).with_suffix(".json")
+LARGE, SIDES_PX = ("sdxl", "sd35l", "flux"), (512, 1024)  # the rows of --fit
 
 
 def measure(family: dict[str, Any], side_px: int) -> dict[str, Any]:
@@ -51,23 +58,37 @@ def measure(family: dict[str, Any], side_px: int) -> dict[str, Any]:
     }
 
 
-def level_row(family: dict[str, Any], side_px: int) -> str:
-    """FLOPs of a pass by the finest level that is asked for: with attention at levels 1 and 2, and without."""
+def level_flops(family: dict[str, Any], side_px: int, attention: tuple[int, ...]) -> list[float]:
+    """GFLOP of a pass by the finest level that is asked for, level 0 first."""
     with torch.device("meta"):
         vae, denoiser = build(family)
         _, latents, text = inputs(family, vae, denoiser, side_px)
     levels = range(len(family_of(denoiser).layout(denoiser).channels))
-
-    def gflop(finest: int, attention: tuple[int, ...]) -> float:
+    counted = []
+    for finest in levels:
         with FlopCounterMode(display=False) as passing, torch.no_grad():
             run(denoiser, latents, text, side_px, levels=levels[finest:], attention=attention)
-        return passing.get_total_flops() / 1e9
+        counted.append(passing.get_total_flops() / 1e9)
+    return counted
 
-    whole = gflop(0, LEVELS)
-    cells = [f"{whole:,.0f}; {gflop(0, ()):,.0f}"]
-    for finest in levels[1:]:
-        cost = gflop(finest, LEVELS)
-        cells.append(f"{cost:,.0f} ({cost / whole:.2f}); {gflop(finest, ()):,.0f}")
+
+def level_row(family: dict[str, Any], side_px: int) -> str:
+    """FLOPs of a pass by the finest level that is asked for: with attention at levels 1 and 2, and without."""
+    costs, plain = (level_flops(family, side_px, attention) for attention in (LEVELS, ()))
+    cells = [f"{costs[0]:,.0f}; {plain[0]:,.0f}"]
+    cells += [
+        f"{cost:,.0f} ({cost / costs[0]:.2f}); {rest:,.0f}" for cost, rest in zip(costs[1:], plain[1:], strict=True)
+    ]
+    return f"| {' | '.join([family['name'], *cells, *['none'] * (4 - len(cells))])} |"
+
+
+def time_row(family: dict[str, Any], side_px: int, rounds: int) -> str:
+    """Measured CPU time of a pass by the finest level that is asked for, and the share of FLOPs."""
+    counted = level_flops(family, side_px, LEVELS)
+    seconds = level_seconds(family, side_px, rounds)
+    cells = [f"{seconds[0]:.1f} s; {counted[0]:,.0f} GFLOP"]
+    for time, flops in zip(seconds[1:], counted[1:], strict=True):
+        cells.append(f"{time / seconds[0]:.2f} ({flops / counted[0]:.2f})")
     return f"| {' | '.join([family['name'], *cells, *['none'] * (4 - len(cells))])} |"
 
 
@@ -98,16 +119,35 @@ def main(arguments: list[str] | None = None) -> None:
         "--measure", choices=sorted(families), help="run a family and measure the memory, if there is enough"
     )
     parser.add_argument("--levels", action="store_true", help="show the cost of a pass for some levels")
-    parser.add_argument("--device", default="cpu", help="device for --measure")
+    parser.add_argument(
+        "--rounds", type=int, default=0, help="with --levels, number of measurements of CPU time, with one thread"
+    )
+    parser.add_argument("--fewer", type=int, default=1, help="with --rounds, divide the number of blocks by this")
+    parser.add_argument("--fit", action="store_true", help="show what fits onto a small card at 512 and 1024 pixels")
+    parser.add_argument("--savings", metavar="NAME", help="run a model with each way to save memory")
+    parser.add_argument("--device", default="cpu", help="device for --measure and --savings")
     parser.add_argument("--side", type=int, default=512, help="side of the square image, in pixels")
     options = parser.parse_args(arguments)
     if options.measure:
         print(real_pass(families[options.measure], options.side, options.device))
         return
+    if options.savings:
+        for line in savings_rows(options.savings, options.device, side_px=options.side):
+            print(line)
+        return
+    if options.fit:
+        columns = ["model", "pixels", *WAYS, *(f"{card} GB" for card in CARDS_GB)]
+        print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+        for key in options.family or LARGE:
+            print("\n".join(fitting_rows(families[key], SIDES_PX)))
+        return
     if options.levels:
         print("| model | all levels | from 1 on | from 2 on | only 3 |\n|---|---|---|---|---|")
         for key in options.family or families:
-            print(level_row(families[key], options.side))
+            if options.rounds:
+                print(time_row(fewer_blocks(families[key], options.fewer), options.side, options.rounds), flush=True)
+            else:
+                print(level_row(families[key], options.side))
         return
     print(
         "| model | channels | strides | attention at | text tokens | parameters, M: denoiser + VAE encoder + text "

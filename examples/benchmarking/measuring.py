@@ -1,39 +1,143 @@
-"""Time and memory of a variant and of diffusers by hand, which run in turn in separate processes."""
+"""CPU time and memory of variants that run in turn in one process, and their ratios."""
 
+import ctypes
 import gc
-import multiprocessing as mp
+import itertools
 import resource
+import statistics
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarking.variants import PLAIN, Variant, build, encode, extract
+from benchmarking.counting import best_convolution_rate, count_flops, relative_error
+from benchmarking.rows import Group
+from benchmarking.variants import Variant, build
+from benchmarking.ways import encode, extract, step
+from tadp import Conditioning, TADPBackbone
 
 
-def worker(size: str, variant: Variant, threads: int, pipe) -> None:
-    """Build the networks, then answer each "run" with the figures of one pass."""
-    torch.set_num_threads(threads)
-    backbone, image, text = build(size, variant)
-    text = text.to(dtype=variant.dtype)
-    pipe.send(sum(p.numel() * p.element_size() for p in backbone.parameters()))
-    while pipe.recv() == "run":
+def _format(variant: Variant) -> tuple[torch.dtype, torch.memory_format, str]:
+    return variant.dtype, variant.memory_format, variant.compiled
+
+
+class Bench:
+    """Networks with random weights in each format, and what was measured with them.
+
+    Args:
+        size: Size of the networks.
+        side: Side of the image in pixels, before a group divides it.
+    """
+
+    def __init__(self, size: str, side: int):
+        self.size, self.side = size, side
+        self._networks: dict[Any, tuple[TADPBackbone, torch.Tensor, Conditioning]] = {}
+        self._maps: dict[str, torch.Tensor] = {}  # of the first variant that returned them
+
+    def measure(self, group: Group, rounds: int) -> list[dict]:
+        """Run all variants of a group in turn, every second round in reverse, and compare medians with the first."""
+        measured, errors, rates = defaultdict(list), {}, defaultdict(float)
+        for number in range(rounds):
+            order = group.variants[:: -1 if number % 2 else 1]
+            for form, variants in itertools.groupby(order, _format):
+                rates[form] = max(rates[form], best_convolution_rate(self.size, *form[:2]))
+                for variant in variants:
+                    if form not in self._networks:
+                        self._networks[form] = build(self.size, variant, shares=True, side=self.side)
+                    figures, maps = self._run(*self._networks[form], variant, group, warm=number > 0)
+                    measured[variant].append(figures)
+                    errors.setdefault(variant, self._error(maps))
+        first = measured[group.variants[0]]
+        flops = {variant: count_flops(self.size, self.side, variant, group) for variant in group.variants}
+        return [
+            {"group": group.title, "name": variant.name, "error": errors[variant]}
+            | _compared(measured[variant], first, flops[variant], rates[_format(variant)])
+            for variant in group.variants
+        ]
+
+    def _run(
+        self,
+        backbone: TADPBackbone,
+        image: torch.Tensor,
+        text: Conditioning,
+        variant: Variant,
+        group: Group,
+        *,
+        warm: bool,
+    ) -> tuple[dict[str, dict[str, float]], dict[str, torch.Tensor]]:
+        """Measure one run, after one that is not measured if the variant was never run."""
+        side = self.side // group.shrink
+        image = image[..., :side, :side].repeat(group.batch, 1, 1, 1)
+        text = text.take([0] * group.batch).to(dtype=variant.dtype)
+        latents = torch.randn(group.batch, 4, side // 8, side // 8, generator=_seeded())
+        latents = latents.to(variant.dtype)
+        figures: dict[str, dict[str, float]] = {}
+        if group.trains:
+            backbone.unfreeze()
+            run = partial(step, backbone, variant, latents, text)
+            if not warm:
+                partial(step, backbone, variant, latents[..., :8, :8], text)()
+            figures["extract"] = _measure(run)[0]
+            backbone.freeze()
+            return figures, {}
         with torch.inference_mode():
-            encoding, latents = _measure(partial(encode, backbone, variant, image))
-            extracting, maps = _measure(partial(extract, backbone, variant, latents, text))
-        pipe.send({"encode": encoding, "extract": extracting, "maps": [level.float() for level in maps]})
+            small = (image, latents) if variant.compiled else (image[..., :64, :64], latents[..., :8, :8])
+            if not warm:
+                encode(backbone, variant, small[0]), extract(backbone, variant, small[1], text)
+            if variant.encodes and group.batch == 1:
+                figures["encode"] = _measure(partial(encode, backbone, variant, image))[0]
+            figures["extract"], maps = _measure(partial(extract, backbone, variant, latents, text))
+        return figures, maps if group.batch == 1 else {}
+
+    def _error(self, maps: dict[str, torch.Tensor]) -> float | None:
+        """The largest relative L2 error of a map, from the maps of the first variant that has it."""
+        known = {name: feature.float() for name, feature in maps.items()}
+        self._maps = known | self._maps
+        return relative_error(known, self._maps) if known else None
 
 
-def _measure(function) -> tuple[dict[str, float], object]:
-    """CPU seconds, wall seconds, and peak bytes in addition to those before the call."""
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _compared(measured: list[dict], first: list[dict], flops: dict[str, float], rate: float) -> dict[str, Any]:
+    """Speed and memory as medians of ratios over rounds, and the share of the best rate."""
+
+    def ratio(parts: tuple[str, ...], field: str) -> float | None:
+        if any(part not in measured[0] or part not in first[0] for part in parts):
+            return None
+        sums = [[sum(figures[part][field] for part in parts) for figures in rows] for rows in (first, measured)]
+        return statistics.median(theirs / max(own, 1e-9) for theirs, own in zip(*sums, strict=True))
+
+    both = ("encode", "extract")
+    parts = both if "encode" in measured[0] else both[1:]
+    seconds = {part: statistics.median(figures[part]["cpu"] for figures in measured) for part in parts}
+    memory = {part: ratio((part,), "peak") for part in both}
+    work = sum(flops[part] for part in parts)
+    return {
+        "unet_speed": ratio(("extract",), "cpu"),
+        "both_speed": ratio(both, "cpu"),
+        "unet_memory": memory["extract"] and 1 / memory["extract"],
+        "vae_memory": memory["encode"] and 1 / memory["encode"],
+        "cpu_seconds": seconds,
+        "gflop": {part: flops[part] for part in parts},
+        "best_rate_gflops": rate,
+        "share_of_best_rate": work / sum(seconds.values()) / rate,
+    }
+
+
+def _measure(function: Callable[[], Any]) -> tuple[dict[str, float], Any]:
+    """CPU seconds, and peak bytes in addition to those before the call."""
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # memory that was freed goes back to the system, so that it counts again
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak of resident memory
-    before = _status("VmRSS")
-    wall, cpu = time.perf_counter(), time.process_time()
+    before, start = _status("VmRSS"), time.process_time()
     result = function()
-    figures = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
-    return figures | {"peak": _status("VmHWM") - before}, result
+    return {"cpu": time.process_time() - start, "peak": max(_status("VmHWM") - before, 1)}, result
 
 
 def _status(field: str) -> int:
@@ -41,50 +145,3 @@ def _status(field: str) -> int:
         if line.startswith(field):
             return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def compare(size: str, variant: Variant, rounds: int, threads: int) -> dict:
-    """Run a variant and diffusers by hand in turn, and return medians of the ratios by hand / variant."""
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["tadp.backbone"])  # imported only once; no pass runs in this process
-    pipes, processes = [], []
-    for contender in (PLAIN, variant):
-        own_end, worker_end = context.Pipe()
-        process = context.Process(target=worker, args=(size, contender, threads, worker_end))
-        process.start()
-        pipes.append(own_end)
-        processes.append(process)
-        own_end.recv()
-    results = []
-    for number in range(rounds + 1):  # the first round is a warm-up
-        row = []
-        for pipe in pipes:
-            pipe.send("run")
-            row.append(pipe.recv())
-        if number:
-            results.append(row)
-    for pipe, process in zip(pipes, processes, strict=True):
-        pipe.send("stop")
-        process.join()
-    return _ratios(variant, results)
-
-
-def _ratios(variant: Variant, results: list) -> dict:
-    def median(values: list[float]) -> float:
-        return float(torch.tensor(values, dtype=torch.float64).median())
-
-    def ratio(time_of) -> float:
-        return median([time_of(plain) / time_of(ours) for plain, ours in results])
-
-    return {
-        "name": variant.name,
-        "unet_cpu": ratio(lambda figures: figures["extract"]["cpu"]),
-        "unet_wall": ratio(lambda figures: figures["extract"]["wall"]),
-        "both_cpu": ratio(lambda figures: figures["encode"]["cpu"] + figures["extract"]["cpu"]),
-        "both_wall": ratio(lambda figures: figures["encode"]["wall"] + figures["extract"]["wall"]),
-        "unet_memory": median([ours["extract"]["peak"] / plain["extract"]["peak"] for plain, ours in results]),
-        "vae_memory": median([ours["encode"]["peak"] / plain["encode"]["peak"] for plain, ours in results]),
-        "encode_seconds": median([ours["encode"]["wall"] for _, ours in results]),
-        "extract_seconds": median([ours["extract"]["wall"] for _, ours in results]),
-        "maps": results[-1][1]["maps"],
-    }

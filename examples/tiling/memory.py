@@ -1,7 +1,7 @@
 """The memory of a single pass and of tiles, measured in new processes."""
 
 import argparse
-from concurrent.futures import ProcessPoolExecutor
+import ctypes
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from tiling.seams import CAPTION, SEED
 
 TILE_PX = 512
 SINGLE_PX = 4e6  # a single pass of a larger image takes minutes
+M_MMAP_THRESHOLD, PAGES_BYTES = -3, 1 << 16  # of mallopt in glibc's malloc.h
 
 
 def status_mb(field: str) -> float:
@@ -26,6 +27,8 @@ def status_mb(field: str) -> float:
 def peak(width: int, height: int, way: str) -> dict[str, Any]:
     """The peak memory in addition to that before, and the size of the result, in MB. Must run in a new process."""
     torch.set_num_threads(1)
+    # freed tensors go back to the system at once: what glibc keeps of them differs by a third between two runs
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, PAGES_BYTES)
     backbone = tadp.TADPBackbone.from_pretrained("tadp-tiny")
     image = np.random.default_rng(SEED).integers(0, 256, (height, width, 3), dtype=np.uint8)
     backbone(image[:64, :64], CAPTION)  # loads what is loaded late
@@ -40,7 +43,8 @@ def measure_memory(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Peaks for each size and method, each measured in a separate process."""
     sizes = [[int(side) for side in size.split("x")] for size in options.memory]
     runs = [(w, h, way) for w, h in sizes for way in ("single pass", "tiles") if way == "tiles" or w * h <= SINGLE_PX]
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["tadp.backbone"])  # imported only once; no pass runs in this process
-    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
-        return [pool.submit(peak, *run).result() for run in runs]
+    peaks = []
+    for run in runs:
+        with get_context("fork").Pool(1) as pool:  # a fork need not import torch; no pass runs in this process before
+            peaks.append(pool.apply(peak, run))
+    return peaks

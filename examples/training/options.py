@@ -87,9 +87,9 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--cache-latents",
         action=argparse.BooleanOptionalAction,
-        help="encode images only once, if at most flips change them; the default for scenes",
+        help="encode images and captions only once, if at most flips change them; the default for scenes",
     )
-    group.add_argument("--cache", type=Path, metavar="DIR", help="folder of the latents (default: OUT)")
+    group.add_argument("--cache", type=Path, metavar="DIR", help="folder of what is encoded once (default: OUT)")
     group.add_argument("--log-every", type=int, default=10, metavar="STEPS", help="steps between lines of the record")
     group.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="steps between checkpoints")
     group.add_argument("--evaluate-every", type=int, default=0, metavar="STEPS", help="0 evaluates only at the end")

@@ -95,14 +95,32 @@ def build(task: TrainedTask, backbone: Any, train: Any, options: argparse.Namesp
     return model
 
 
-def prepare(task: TrainedTask, model: TaskModel, data: Any, options: argparse.Namespace, accelerator: Any) -> Any:
-    """Augmented training data. With `--cache-latents`, images are encoded only once."""
-    recipe, latents = recipe_of(task, options), None
+def prepare(
+    task: TrainedTask,
+    model: TaskModel,
+    data: Any,
+    options: argparse.Namespace,
+    accelerator: Any,
+    *,
+    with_captions: bool = True,
+) -> Any:
+    """Augmented data. With `--cache-latents`, images are encoded once, and captions if `with_captions` is set."""
+    recipe, folder = recipe_of(task, options), None
     if options.cache_latents:
-        latents = (options.cache or options.out) / f"latents-{options.data}-{len(data)}.safetensors"
-        accelerator.print(f"latents: {latents}")
+        with_captions = with_captions and options.text == "captions"
+        text = options.captions_sha256[:8] if with_captions else "images"
+        folder = (options.cache or options.out) / f"encoded-{options.data}-{len(data)}-{text}"
+        accelerator.print(f"encoded images{' and captions' * with_captions}: {folder}")
     transforms = recipe.transforms(recipe.crop_px)
-    return training_data(model, data, transforms, seed=options.seed, latents=latents, accelerator=accelerator)
+    return training_data(
+        model,
+        data,
+        transforms,
+        seed=options.seed,
+        folder=folder,
+        accelerator=accelerator,
+        with_captions=with_captions,
+    )
 
 
 def train_model(

@@ -3,31 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import ModelCard
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tadp.backbone.captioned_model import CaptionedModel
 from tadp.backbone.encoding import check_latents
-from tadp.backbone.options import BackboneOptions, CombineTimesteps, check_saved_options, described_options
-from tadp.backbone.summary import backbone_card, summarize
+from tadp.backbone.options import BackboneOptions, CombineTimesteps, described_options
+from tadp.backbone.stored_model import StoredModel
 from tadp.backbone.text_source import Text
 from tadp.backbone.tiling import blend, check_tiling
-from tadp.diffusion.loading.networks import load_text_adapter
-from tadp.diffusion.loading.parts import load_parts, save_parts
 from tadp.diffusion.vae import AnyVAE
 from tadp.features import Features
-from tadp.files.atomic import replace_folder
-from tadp.files.building import with_saved
 from tadp.files.checks import check_whole
-from tadp.files.hub import HubOptions, Source
 from tadp.files.inference import in_evaluation
-from tadp.files.model_folder import CONFIG_NAME, OWN_PARTS, model_folder
-from tadp.files.publishing import Pushable
 from tadp.images.crops import Crops
 from tadp.images.reading import MAX_PIXELS, ImageLike, crop_to_cells, to_tensor
 from tadp.images.tiles import grid
@@ -42,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 
-class TADPBackbone(CaptionedModel, Pushable):
+class TADPBackbone(StoredModel):
     """A text-to-image diffusion model as a vision backbone, which turns images and text into feature maps.
 
     The VAE and the text encoder are frozen. The U-Net trains unless you call `freeze()`. Maps are taken at several
@@ -106,105 +96,6 @@ class TADPBackbone(CaptionedModel, Pushable):
         super().__init__(
             options, vae=vae, unet=unet, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
         )
-        self._source: Source | None = None
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        *,
-        revision: str | None = None,
-        variant: str | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        memory_format: torch.memory_format = torch.contiguous_format,
-        local_files_only: bool = False,
-        cache_dir: str | Path | None = None,
-        token: str | bool | None = None,
-        unet: nn.Module | str | Path | None = None,
-        vae: "AutoencoderKL | AutoencoderTiny | AnyVAE | str | Path | None" = None,
-        lora: str | Path | None = None,
-        lora_scale: float = 1.0,
-        text_encoder: "CLIPTextModel | AnyText | None" = None,
-        tokenizer: "CLIPTokenizer | None" = None,
-        load_t5: bool = True,
-        **options: Any,
-    ) -> "TADPBackbone":
-        """Load a base model as a backbone, in evaluation mode: Stable Diffusion 1.x, 2.x, XL, 3.x, or FLUX.
-
-        Args:
-            name: "tadp-tiny" (comes with tadp), a folder in diffusers layout, or a hub id such as
-                "stable-diffusion-v1-5/stable-diffusion-v1-5".
-            revision: Branch, tag or commit on the hub. None is the default branch.
-            variant: Variant of the weight files, such as "fp16". None reads files without a variant.
-            dtype: Dtype of all parts. None is float32.
-            device: Device of the backbone, such as "cuda". None is the CPU. `.to(device)` moves the backbone later.
-            memory_format: Memory format of the convolutions. `torch.channels_last` suits bfloat16 (docs/speed.md).
-            local_files_only: Whether to use only files on this machine and never connect to the hub.
-            cache_dir: Folder for downloads. None is huggingface_hub's own cache.
-            token: Access token for gated models. None is the token that `hf auth login` stored.
-            unet: A U-Net to use instead of the model's own: a module, a folder, a hub id, or a .safetensors file with
-                the tensors of the model's U-Net, local or on the hub ("owner/name/file.safetensors").
-            vae: A VAE to use instead of the model's own: a module, a folder or a hub id. An `AutoencoderTiny` is
-                faster, and its latents are a little less exact.
-            lora: A LoRA to add to U-Net and text encoder: a file, a folder or a hub id. Needs the extra `train`.
-            lora_scale: Factor by which the LoRA's change of the weights is multiplied.
-            text_encoder: A text encoder to use instead of the model's own, which is then not loaded.
-            tokenizer: The tokenizer of `text_encoder`.
-            load_t5: Whether to load T5, the largest text encoder of Stable Diffusion 3, with 4.8 billion parameters.
-                Without it, only the two CLIP encoders read a caption.
-            **options: Options of `TADPBackbone`. Options that are not passed keep the values saved with the model, or
-                else their defaults.
-
-        Raises:
-            UnknownModelError: If there is no such model.
-            MissingFileError, CorruptFileError: If a file is missing, damaged, or a pickle; the message says which.
-            ModelError: If the model belongs to no known family.
-            TypeError: If `dtype` is not a `torch.dtype`.
-        """
-        if dtype is not None and not isinstance(dtype, torch.dtype):
-            raise TypeError(f"dtype must be a torch.dtype, such as torch.bfloat16; got {dtype!r}.")
-        hub = HubOptions(revision, variant, cache_dir, token, local_files_only)
-        folder, dtype = model_folder(name, hub=hub), dtype or torch.float32
-        replacements = {"unet": unet, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
-        parts, saved, weights = load_parts(
-            folder, dtype=dtype, given=replacements, lora=lora, lora_scale=lora_scale, hub=hub, load_t5=load_t5
-        )
-        check_saved_options(saved, folder / CONFIG_NAME)
-        path = folder / CONFIG_NAME
-        backbone = with_saved(lambda values: cls(**(parts | values)), saved, options, path, reader=BackboneOptions)
-        backbone._source = Source.of(name, folder, revision=revision, weights=weights)
-        if backbone.text_adapter is not None and saved.get("text_adapter"):
-            load_text_adapter(backbone.text_adapter, folder, dtype=dtype)
-        for module in (backbone.vae, backbone.unet):
-            module.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]  missing in torch's stub
-        return backbone.eval() if device is None else backbone.to(device).eval()
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the backbone to a folder in diffusers layout. `from_pretrained` then loads exactly the same weights.
-
-        The VAE is written without its decoder. If saving fails, the folder keeps its former content.
-
-        Raises:
-            OutputError: If `folder` cannot be written to.
-        """
-        with replace_folder(Path(folder), parts=OWN_PARTS) as new_folder:
-            save_parts(
-                new_folder, unet=self.unet, vae=self.vae, text_encoder=self.text_encoder,
-                text_adapter=self.text_adapter, scheduler=self.passes.scheduler, options=self.options.to_dict(),
-            )  # fmt: skip
-
-    def generate_model_card(self, **entries: Any) -> ModelCard:
-        """The README of the backbone's repository; see `push_to_hub`."""
-        return backbone_card(self, self.source, entries)
-
-    def __repr__(self) -> str:
-        return summarize(self, self.source)
-
-    @property
-    def source(self) -> Source | None:
-        """What `from_pretrained` loaded; None for a backbone built from parts. Training and installing keep it."""
-        return self._source
 
     def encode_image(
         self, images: ImageLike | Sequence[ImageLike], *, generator: torch.Generator | None = None

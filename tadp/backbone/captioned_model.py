@@ -28,6 +28,11 @@ class CaptionedModel(FeatureModel):
         """The attached captioner; None if none is attached."""
         return self._texts.captioner
 
+    @property
+    def uses_default_text(self) -> bool:
+        """Whether a call without text gets `default_text`: no block is open, and no captioner is attached."""
+        return self.options.default_text is not None and self._texts.is_empty()
+
     def conditioning(self, text: Text) -> AbstractContextManager[None]:
         """Set the text of `backbone(images)` within a `with` block, for frameworks that only pass images.
 

@@ -10,6 +10,7 @@ from tadp.backbone.options import BackboneOptions
 from tadp.diffusion.vae import VAEEncoder
 from tadp.errors import ModelError
 from tadp.files.checks import check_ordered
+from tadp.files.diffusers_hooks import compute_device, compute_dtype
 from tadp.files.model_folder import OFFLOADED
 from tadp.images.reading import pad_to_multiple
 
@@ -45,7 +46,7 @@ def encode(
     weight = next(vae.parameters())
     if weight.is_meta and not pixels.is_meta:
         raise ModelError(f"the VAE has no weights here; {OFFLOADED}")
-    padded = pad_to_multiple(pixels.to(weight.device, weight.dtype), vae.reduction * multiple)
+    padded = pad_to_multiple(pixels.to(compute_device(vae), compute_dtype(vae)), vae.reduction * multiple)
     normalised = _normalise_by_imagenet(padded) if options.imagenet_pixels else 2 * padded - 1
     if not vae_map:
         posterior, half = vae(normalised), None

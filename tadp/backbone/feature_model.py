@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tadp.backbone.encoding import encode
 from tadp.backbone.joining import join, join_uncompiled
+from tadp.backbone.network_weights import NetworkWeights
 from tadp.backbone.options import BackboneOptions, CombineTimesteps, Option, check_levels
 from tadp.backbone.passes import Passes
 from tadp.diffusion.families import family_of
@@ -23,7 +24,6 @@ from tadp.files.inference import computing, without_autocast
 from tadp.images.reading import crop_to_cells
 from tadp.text.conditioning import Conditioning, TextAdapter
 from tadp.text.stack import AnyText, text_encoder_of
-from tadp.training.schedules import Groups, decay_groups, is_unet_norm
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound="FeatureModel")
 
 
-class FeatureModel(nn.Module):
+class FeatureModel(NetworkWeights):
     """The networks of a diffusion model, run from latents and encoded text to features.
 
     This is the base class of `TADPBackbone`, which adds loading and saving, reading images in every form, and choosing
@@ -198,19 +198,6 @@ class FeatureModel(nn.Module):
         own = tuple(self.options.levels or range(len(self.layout.channels)))
         return own if levels is None else check_levels(levels, {level: self.strides[level] for level in own})
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the U-Net."""
-        return next(self.unet.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the U-Net. Weights that diffusers stores in 8 bits and casts layer by layer do not count."""
-        for weight in self.unet.parameters():  # torch.compile of torch 2.8 does not trace next() with a default
-            if weight.is_floating_point() and weight.dtype.itemsize > 1:
-                return weight.dtype
-        return torch.float32
-
     def encode_text(
         self, captions: str | Sequence[str], *, truncate: bool = False, mask_padding: bool = False
     ) -> Conditioning:
@@ -232,7 +219,8 @@ class FeatureModel(nn.Module):
         """
         if self.text_encoder is None:
             raise ModelError("this backbone has no text encoder; pass text as Conditioning, or load one.")
-        with torch.no_grad(), without_autocast(self.device), computing(self.text_encoder, "text encoder"):
+        awake, running = self.awake(self.text_encoder), computing(self.text_encoder, "text encoder")
+        with torch.no_grad(), without_autocast(self.device), awake, running:
             return self.text_encoder(captions, truncate=truncate, mask_padding=mask_padding)
 
     def latents(
@@ -248,7 +236,7 @@ class FeatureModel(nn.Module):
         Returns:
             The latents, (B, C, H', W'), and the map; None in place of the map if it is not requested.
         """
-        with computing(self.vae, "VAE"):
+        with self.awake(self.vae), computing(self.vae, "VAE"):
             return encode(
                 self.vae, pixels, self.options, multiple=self.layout.multiple, generator=generator, vae_map=vae_map
             )
@@ -324,61 +312,6 @@ class FeatureModel(nn.Module):
         maps, attention = self.maps_and_attention(latents, text, image_size, levels=levels)
         attach = join_uncompiled if names_vary else join
         return attach(maps, attention, text, image_size, self.strides, self.options)
-
-    def train(self: Model, mode: bool = True) -> Model:
-        """Set the training mode; the frozen VAE and text encoder stay in evaluation mode."""
-        super().train(mode)
-        self.vae.eval()
-        if self.text_encoder is not None:
-            self.text_encoder.eval()
-        return self
-
-    def freeze(self: Model) -> Model:
-        """Freeze the U-Net, to train a head on fixed features; a text adapter, if there is one, still trains."""
-        self.unet.requires_grad_(False)
-        return self
-
-    def unfreeze(self: Model) -> Model:
-        """Train the U-Net again, except for layers on which no map depends, such as those after the last map."""
-        self.unet.requires_grad_(True)
-        return self.freeze_unused()
-
-    def freeze_unused(self: Model) -> Model:
-        """Freeze the layers of the U-Net on which no map of this backbone depends, so that DDP does not wait for them.
-
-        Building a backbone and `unfreeze` do this, too. `with_options` does not, because both backbones share the
-        weights.
-        """
-        options = self.options
-        attention = () if options.detach_attention else options.attached_levels
-        self.family.freeze_unused(self.unet, self.layout.only(options.levels, attention))
-        return self
-
-    def enable_gradient_checkpointing(self: Model, enabled: bool = True) -> Model:
-        """Save memory in training at the cost of time: the U-Net's blocks are run again during backward."""
-        self.family.set_checkpointing(self.unet, enabled)
-        return self
-
-    def parameter_groups(
-        self, lr: float, *, unet_scale: float = 0.1, weight_decay: float = 5e-3, groups: Groups = "matrices"
-    ) -> list[dict[str, Any]]:
-        """Return the trainable parameters as groups for an optimiser.
-
-        Args:
-            lr: Learning rate of the head, which the text adapter also gets if there is one.
-            unet_scale: Learning rate of the U-Net as a fraction of `lr`. The default, 0.1, is that of the paper's
-                segmentation code.
-            weight_decay: Weight decay of those parameters to which the rule in `groups` gives one. The default, 5e-3,
-                is that of the paper's segmentation code.
-            groups: Rule for weight decay: "matrices", which leaves out norms and biases, or "released",
-                the groups of the paper's segmentation and detection code (see `tadp.training.schedules.Schedule`).
-        """
-        parameters = decay_groups(
-            self.unet, lr=lr, weight_decay=weight_decay, groups=groups, scale=unet_scale, is_norm=is_unet_norm
-        )
-        if self.text_adapter is not None:
-            parameters += decay_groups(self.text_adapter, lr=lr, weight_decay=weight_decay, groups=groups)
-        return parameters
 
     def _check_parts(self) -> None:
         """Refuse a VAE or a text encoder whose output the denoiser cannot take, with a ModelError."""

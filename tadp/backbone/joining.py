@@ -35,7 +35,8 @@ def join(
         head_maps = {level: maps[:, length:].unflatten(1, (-1, length)) for level, maps in attention.items()}
         attention = {level: maps[:, :length] for level, maps in attention.items()}
     tokens = text.tokens or (("",) * length,) * batch
-    named = AttentionMaps(attention, tokens, text.words, head_maps, cells_of(size, strides))
+    cells = cells_of(size, strides)
+    named = AttentionMaps(attention, tokens, text.words, head_maps, cells)
     for level in options.attach_attention:
         if level not in maps:
             continue
@@ -43,7 +44,8 @@ def join(
         if options.pool_attention:
             channels = named.pool(options.pool_attention, level, synonyms=options.pool_synonyms).maps
         maps = maps | {level: attach_attention(maps[level], channels, detach=options.detach_attention)}
-    return Features(tuple(maps[level] for level in levels), named if attention else None, size, levels=levels)
+    features = tuple(maps[level] for level in levels)
+    return Features(features, named if attention else None, size, levels=levels, cells=cells)
 
 
 join_uncompiled = never_compiled(join)  # otherwise each new caption would compile again

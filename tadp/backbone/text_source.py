@@ -6,10 +6,12 @@ around a backbone calls it again during backward, on a GPU in a separate thread;
 only block that is open.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from tadp.captioner import Captioner
 from tadp.errors import CaptionError
+from tadp.files.inference import is_tracing
 from tadp.images.tiles import TileGrid
 from tadp.text.conditioning import Conditioning
 from tadp.text.encoder import check_captions
@@ -26,12 +29,18 @@ Text = str | Sequence[str] | Conditioning
 # For instance a `tadp.Captioner`.
 CaptionFunction: TypeAlias = Callable[[Tensor], Sequence[str]]
 Encode: TypeAlias = Callable[..., Conditioning]  # `TADPBackbone.encode_text`
+IN_GRAPH = (
+    "a graph (torch.export, ONNX, torch.compile with fullgraph=True) has no text encoder for the text of each call; "
+    "give the adapter one text for all images, as in Pyramid(backbone, text='a photo'), or export the backbone by "
+    "itself with tadp.export, whose graph takes encoded text."
+)
 Function = TypeVar("Function", bound=Callable[..., Any])
+_changing = threading.Lock()  # of the open blocks
 
 
-def never_compiled(function: Function) -> Function:
-    """Keep a function out of the graphs that torch.compile makes."""
-    return cast(Function, torch.compiler.disable(function))
+def never_compiled(function: Function, reason: str | None = None) -> Function:
+    """Keep a function out of the graphs that torch.compile makes; the reason is in torch's error for a whole graph."""
+    return cast(Function, torch.compiler.disable(function, reason=reason))
 
 
 class Blocks:
@@ -40,6 +49,7 @@ class Blocks:
     def __init__(self) -> None:
         self._open: dict[object, Text] = {}
         self._was_opened = False
+        self.any_open = False  # in any thread; torch.compile would compile again for each key of the dictionary
 
     def __deepcopy__(self, _memo: object) -> "Blocks":
         return Blocks()
@@ -62,11 +72,15 @@ class Blocks:
         reset = _TEXTS.set({**_TEXTS.get(), self: text})
         block = object()
         self._was_opened = True
-        self._open[block] = text
+        with _changing:
+            self._open[block] = text
+            self.any_open = True
         try:
             yield
         finally:
-            del self._open[block]
+            with _changing:
+                del self._open[block]
+                self.any_open = bool(self._open)
             _TEXTS.reset(reset)
 
     def current(self) -> Text | None:
@@ -122,7 +136,13 @@ class TextSource:
             )
         return replace(self, captioner=captioner)
 
-    @never_compiled  # a compiled call would keep the first text that it saw
+    def is_empty(self) -> bool:
+        """Whether neither a block nor a captioner has a text for a call."""
+        if self.captioner is not None:
+            return False
+        return not self.blocks.any_open if torch.compiler.is_compiling() else self.blocks.current() is None
+
+    @partial(never_compiled, reason=IN_GRAPH)  # a compiled call would keep the first text that it saw
     def resolve(
         self,
         text: Text | None,
@@ -148,6 +168,8 @@ class TextSource:
             CaptionError: If no text is available, or the number of captions is neither one nor that of the images.
         """
         text = self._find_without_images(text, default)
+        if torch.compiler.is_compiling() or (is_tracing() and not isinstance(text, (str, Conditioning))):
+            raise CaptionError(f"the text of this call cannot be encoded: {IN_GRAPH}")
         if text is None:
             text, truncate = self._describe(pixels), True
         if isinstance(text, Conditioning):

@@ -107,16 +107,15 @@ class _Whole:
             named: Attention of any tile, for the names of its tokens; None without attention.
         """
         maps = {level: whole for (kind, level), whole in self._sums.items() if kind == "map"}
-        attention = None
+        attention, cells = None, cells_of(self.tiles.image_size, self._strides)
         if named is not None:
             levels = {level: self._sums["attention", level] for level in named.levels}
             heads = {
                 level: self._sums["heads", level].unflatten(1, heads.shape[1:3])
                 for level, heads in named.head_maps.items()
             }
-            cells = cells_of(self.tiles.image_size, self._strides)
             attention = AttentionMaps(levels, named.tokens[:1], named.spans and named.spans[:1], heads, cells)
-        return Features(tuple(maps.values()), attention, self.tiles.image_size, levels=tuple(maps))
+        return Features(tuple(maps.values()), attention, self.tiles.image_size, levels=tuple(maps), cells=cells)
 
 
 def _weight(part: Tensor, down: Share, across: Share) -> Tensor:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tadp.files.diffusers_hooks import compute_dtype
 from tadp.files.inference import autocasts, shallow_copy, without_autocast
 
 BLOCK = 512  # rows of attention that `blockwise_attention` computes at a time
@@ -99,15 +100,16 @@ class RecordingAttnProcessor(AttnProcessor2_0):
         recorder: AttentionRecorder | None = None,
     ) -> Tensor:
         """Attend as diffusers does; see `AttnProcessor2_0`."""
+        layer: Any = attn
         if recorder is not None and encoder_hidden_states is not None:
-            self.record(attn, hidden_states, encoder_hidden_states, attention_mask, recorder)
+            layer = self.record(attn, hidden_states, encoder_hidden_states, attention_mask, recorder)
         if (
             encoder_hidden_states is None
             and attention_mask is None
             and wants_blocks(hidden_states, tokens=hidden_states.shape[1])
         ):
             return _self_attention(attn, hidden_states)
-        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        return super().__call__(layer, hidden_states, encoder_hidden_states, attention_mask, temb)
 
     def record(
         self,
@@ -116,13 +118,52 @@ class RecordingAttnProcessor(AttnProcessor2_0):
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None,
         recorder: AttentionRecorder,
-    ) -> None:
-        """Pass the layer's attention probabilities to the recorder if that keeps those of the layer's level."""
-        if self.level is not None and self.level in recorder.levels:
-            probabilities = head_averaged_probabilities(
-                attn, hidden_states, encoder_hidden_states, attention_mask, keep_heads=recorder.keep_heads
-            )
-            recorder.store(self.layer, self.level, probabilities)
+    ) -> Any:
+        """Pass the layer's attention probabilities to the recorder if that keeps those of the layer's level.
+
+        Returns:
+            The layer for diffusers' processor, which does not project queries and keys again.
+        """
+        if self.level is None or self.level not in recorder.levels:
+            return attn
+        layer = projected(attn, {"to_q": hidden_states, "to_k": encoder_hidden_states})
+        probabilities = head_averaged_probabilities(
+            layer, hidden_states, encoder_hidden_states, attention_mask, keep_heads=recorder.keep_heads
+        )
+        recorder.store(self.layer, self.level, probabilities)
+        return layer
+
+
+class ProjectedLayer:
+    """An attention layer some of whose projections are computed already. diffusers' processors take it as a layer.
+
+    Args:
+        attn: The layer.
+        outputs: The outputs of its projections, by the name of the projection.
+    """
+
+    def __init__(self, attn: Any, outputs: Mapping[str, Tensor]):
+        self.attn, self.outputs = attn, outputs
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self.outputs:
+            return getattr(self.attn, name)
+        output = self.outputs[name]
+        return lambda tokens: output
+
+
+def projected(attn: Any, inputs: Mapping[str, Tensor]) -> Any:
+    """A layer that shares its projections between the recorded map and the output, in the forward and backward pass.
+
+    In float16 the map needs projections of its own, in float32, so the layer itself is returned.
+
+    Args:
+        attn: The attention layer.
+        inputs: The tokens that each of the shared projections takes, by the name of the projection.
+    """
+    if any(map(is_float16, inputs.values())):
+        return attn
+    return ProjectedLayer(attn, {name: getattr(attn, name)(tokens) for name, tokens in inputs.items()})
 
 
 def record_only(
@@ -159,11 +200,11 @@ def after_recording(layer: Any) -> list[nn.Module]:
 def wants_blocks(hidden: Tensor, *, tokens: int) -> bool:
     """Whether `blockwise_attention` is faster: bfloat16 on a CPU, many tokens, no gradient, not being compiled."""
     return (
-        hidden.device.type == "cpu"
+        not torch.compiler.is_compiling()  # first, so that code is not compiled for a number of tokens
+        and hidden.device.type == "cpu"
         and hidden.dtype == torch.bfloat16
         and tokens >= BLOCK
         and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
     )
 
 
@@ -193,7 +234,7 @@ def _self_attention(attn: Attention, hidden: Tensor) -> Tensor:
 
 
 def head_averaged_probabilities(
-    attn: Attention,
+    attn: "Attention | ProjectedLayer",
     hidden_states: Float[Tensor, "b n c"],
     encoder_hidden_states: Float[Tensor, "b l d"],
     attention_mask: Float[Tensor, "b 1 l"] | None = None,
@@ -239,8 +280,8 @@ def in_float32(module: Any, values: Tensor) -> Tensor:
         if type(module) is nn.Linear and "forward" not in module.__dict__:
             return F.linear(values, module.weight.float(), None if module.bias is None else module.bias.float())
         parts = list(module.modules())
-        if torch.compiler.is_compiling() or any("forward" in part.__dict__ for part in parts):  # accelerate's hooks
-            return module(values.to(next(module.parameters(), values).dtype)).float()
+        if torch.compiler.is_compiling() or any("forward" in part.__dict__ for part in parts):  # hooks of others
+            return module(values.to(compute_dtype(module))).float()
         twin = shallow_copy(module)  # of a LoRA's layer, or of a norm
         for part, copied in zip(parts, twin.modules(), strict=True):
             weights = {name: None if weight is None else weight.float() for name, weight in part._parameters.items()}

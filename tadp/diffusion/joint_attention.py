@@ -23,6 +23,7 @@ from tadp.diffusion.attention import (
     logits_in_float32,
     over_heads,
     project,
+    projected,
 )
 
 ROWS = 256  # image cells that `text_columns` computes at a time
@@ -49,15 +50,17 @@ class RecordingJointProcessor(JointAttnProcessor2_0):
         recorder: AttentionRecorder | None = None,
     ) -> Any:
         """Attend as diffusers does; see `JointAttnProcessor2_0`."""
+        layers: Any = attn
         if recorder is not None and self.level in recorder.levels and encoder_hidden_states is not None:
-            layers: Any = attn
+            inputs = {"to_q": hidden_states, "to_k": hidden_states, "add_k_proj": encoder_hidden_states}
+            layers = projected(attn, inputs)
             query = _heads(layers.to_q, hidden_states, attn.heads, attn.norm_q)
             image = _heads(layers.to_k, hidden_states, attn.heads, attn.norm_k)
             text = _heads(layers.add_k_proj, encoder_hidden_states, attn.heads, attn.norm_added_k)
             columns = text_columns(query, text, image, keep_heads=recorder.keep_heads)
             recorder.store(self.layer, self.level, columns.to(hidden_states.dtype))
         attend: Any = super().__call__  # diffusers types tensors as FloatTensor
-        return attend(attn, hidden_states, encoder_hidden_states, attention_mask)
+        return attend(layers, hidden_states, encoder_hidden_states, attention_mask)
 
 
 class RecordingFluxProcessor(FluxAttnProcessor):
@@ -93,13 +96,17 @@ class RecordingFluxProcessor(FluxAttnProcessor):
             recorder: The recorder that stores the attention map; None records nothing.
             text_length: Number of text tokens, which is needed in a single block.
         """
+        layers: Any = attn
         if recorder is not None and self.level in recorder.levels:
-            query: Any = _heads(attn.to_q, hidden_states, attn.heads, attn.norm_q)
-            key: Any = _heads(attn.to_k, hidden_states, attn.heads, attn.norm_k)
+            inputs = {"to_q": hidden_states, "to_k": hidden_states}
             if encoder_hidden_states is not None:
-                added: Any = attn
-                queries = _heads(added.add_q_proj, encoder_hidden_states, attn.heads, attn.norm_added_q)
-                keys = _heads(added.add_k_proj, encoder_hidden_states, attn.heads, attn.norm_added_k)
+                inputs |= {"add_q_proj": encoder_hidden_states, "add_k_proj": encoder_hidden_states}
+            layers = projected(attn, inputs)
+            query: Any = _heads(layers.to_q, hidden_states, attn.heads, attn.norm_q)
+            key: Any = _heads(layers.to_k, hidden_states, attn.heads, attn.norm_k)
+            if encoder_hidden_states is not None:
+                queries = _heads(layers.add_q_proj, encoder_hidden_states, attn.heads, attn.norm_added_q)
+                keys = _heads(layers.add_k_proj, encoder_hidden_states, attn.heads, attn.norm_added_k)
                 query, key = torch.cat([queries, query], dim=2), torch.cat([keys, key], dim=2)
             if image_rotary_emb is not None:
                 query, key = (apply_rotary_emb(tensor, image_rotary_emb, sequence_dim=2) for tensor in (query, key))
@@ -107,7 +114,7 @@ class RecordingFluxProcessor(FluxAttnProcessor):
             columns = text_columns(query[:, :, text_length:], text, image, keep_heads=recorder.keep_heads)
             recorder.store(self.layer, self.level, columns.to(hidden_states.dtype))
         attend: Any = super().__call__
-        return attend(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
+        return attend(layers, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
 
 
 def text_columns(

@@ -41,7 +41,7 @@ def joint_taps(names: Sequence[str]) -> tuple[str, ...]:
     numbers = [round(depth * count) - 1 for depth in DEPTHS]
     if len(set(numbers)) < len(numbers) or min(numbers) < 0:
         raise ModelError(
-            f"the transformer has {count} blocks; it needs 5 or more, because tadp takes its levels from three."
+            f"the transformer has {count} blocks; it needs 6 or more, because tadp takes its levels from three."
         )
     return tuple(names[number] for number in numbers)
 
@@ -115,7 +115,7 @@ def joint_pass(
             break
         inputs = (image, context, *arguments, kwargs)
         context, image = checkpoint(block, *inputs, use_reentrant=False) if is_checkpointed else block(*inputs)
-        if name in wanted.values():
+        if name in set(wanted.values()):  # torch.compile of torch 2.8 cannot trace `in` on `values()`
             outputs[name] = image
     recorded = recorder.close(dict.fromkeys(record_levels, size))
     maps = tuple(

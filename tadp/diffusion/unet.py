@@ -5,8 +5,7 @@ the way. It uses no hooks, so it works with threads, gradient checkpointing and 
 result equals that of `forward` bit for bit.
 """
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,54 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tadp.diffusion.attention import AttentionRecorder, after_recording, record_only
-from tadp.errors import ModelError
-
-DOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D")
-UP_BLOCKS = ("UpBlock2D", "CrossAttnUpBlock2D")
-MID_BLOCKS = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
-# Options of UNet2DConditionModel that change what a pass does, with their values in Stable Diffusion 1.x, 2.x and XL.
-_FIXED_OPTIONS = {
-    "class_embed_type": None,
-    "num_class_embeds": None,
-    "encoder_hid_dim_type": None,
-    "time_cond_proj_dim": None,
-    "cross_attention_norm": None,
-    "dual_cross_attention": False,
-    "attention_type": "default",
-}
-
-
-def check_unet(config: Mapping[str, Any]) -> None:
-    """Check that a U-Net is laid out like those of Stable Diffusion 1.x, 2.x and XL.
-
-    Raises:
-        ModelError: If it is not; the message says what differs.
-    """
-    for kind, blocks, known in (
-        ("down", config["down_block_types"], DOWN_BLOCKS),
-        ("mid", [config["mid_block_type"]], MID_BLOCKS),
-        ("up", config["up_block_types"], UP_BLOCKS),
-    ):
-        for block in blocks:
-            if block not in known:
-                names = " and ".join(name for name in known if name)
-                raise ModelError(f"unknown {kind} block {block!r} in the U-Net; tadp reads {names}.")
-    if config["addition_embed_type"] not in (None, "text_time"):
-        raise ModelError(
-            f"the U-Net's config has addition_embed_type={config['addition_embed_type']!r}; tadp reads None (Stable "
-            "Diffusion 1.x and 2.x) and 'text_time' (XL)."
-        )
-    for option, value in _FIXED_OPTIONS.items():
-        if config[option] != value:
-            raise ModelError(
-                f"the U-Net's config has {option}={config[option]!r}; tadp reads U-Nets laid out like Stable "
-                f"Diffusion 1.x, 2.x and XL, where it is {value!r}."
-            )
-    if not isinstance(config["cross_attention_dim"], int):
-        raise ModelError(
-            f"the U-Net's config has cross_attention_dim={config['cross_attention_dim']!r}; tadp passes one text to "
-            "all levels, so it must be one number."
-        )
+from tadp.diffusion.unet_names import attention_names, tapped_layer
 
 
 def unet_taps(unet: UNet2DConditionModel) -> tuple[str, ...]:
@@ -79,21 +31,15 @@ def unet_taps(unet: UNet2DConditionModel) -> tuple[str, ...]:
     """
     blocks: Any = unet.up_blocks
     return tuple(
-        _layer_name(len(blocks) - 1 - level, block, _tapped_layer(block, level))
+        _layer_name(len(blocks) - 1 - level, block, tapped_layer(len(block.resnets), level))
         for level, block in enumerate(reversed(blocks))
     )
 
 
 def unet_attention_layers(unet: UNet2DConditionModel) -> dict[str, int]:
     """The level of each cross-attention layer by name, without the middle block, which has no level."""
-    depth = len(unet.config["up_block_types"])
-    layers = {}
-    for name in unet.attn_processors:
-        match = re.match(r"((down|up)_blocks\.(\d+)\..*\.attn2)\.processor$", name)
-        if match:
-            number = int(match[3])
-            layers[match[1]] = number if match[2] == "down" else depth - 1 - number
-    return layers
+    layers = [name.removesuffix(".processor") for name in unet.attn_processors]
+    return attention_names(layers, depth=len(unet.config["up_block_types"]))
 
 
 def unet_pass(
@@ -228,7 +174,7 @@ def _end(unet: UNet2DConditionModel, finest: int, *, is_recorded: bool) -> _End:
     """Where a pass ends that returns the map of the level `finest`, perhaps with its attention, and coarser levels."""
     number = len(unet.up_blocks) - 1 - finest
     block: Any = unet.up_blocks[number]
-    last, tapped = len(block.resnets) - 1, _tapped_layer(block, finest)
+    last, tapped = len(block.resnets) - 1, tapped_layer(len(block.resnets), finest)
     if is_recorded and _has_text(block) and tapped < last:
         return _End(number, last, records=True)
     return _End(number, tapped + 1, records=False)
@@ -251,9 +197,11 @@ def layers_after(unet: UNet2DConditionModel, finest: int, *, is_recorded: bool) 
     return rest + (after_recording(block.attentions[end.layers]) if end.records else [])
 
 
-def _tapped_layer(block: Any, level: int) -> int:
-    """The number of the layer of an up block whose output is the map of the block's level."""
-    return len(block.resnets) - 1 if level == 0 else max(len(block.resnets) - 2, 0)
+def partly_run_layers(unet: UNet2DConditionModel) -> list[nn.Module]:
+    """The layers of which `record_only` runs only a part: the last attention of each up block, and its last block."""
+    blocks: Any = unet.up_blocks
+    layers = [block.attentions[-1] for block in blocks if _has_text(block)]
+    return layers + [layer.transformer_blocks[-1] for layer in layers]
 
 
 def _layer_name(number: int, block: nn.Module, layer: int) -> str:

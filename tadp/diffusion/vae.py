@@ -2,19 +2,22 @@
 
 import json
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.diffusion.attention import blockwise_attention, wants_blocks
 from tadp.errors import ModelError
+from tadp.files.diffusers_hooks import check_hooks, is_hooked
 from tadp.files.inference import without_autocast
 
 
@@ -24,9 +27,14 @@ class VAEEncoder(nn.Module):
     Args:
         vae: The autoencoder. Its encoder and quantisation convolution are shared, not copied.
 
+    Attributes:
+        repeated: The classes of the parts that `backbone.compile` compiles.
+
     Raises:
         ModelError: If the VAE normalises its latents per channel. No base model that tadp supports has such a VAE.
     """
+
+    repeated: ClassVar[tuple[type[nn.Module], ...]] = (ResnetBlock2D,)
 
     def __init__(self, vae: AutoencoderKL):
         super().__init__()
@@ -63,7 +71,8 @@ class VAEEncoder(nn.Module):
             images: Images in [-1, 1]. Height and width are multiples of `reduction`.
         """
         with without_autocast(images.device):
-            if torch.is_grad_enabled() or not self._is_known:
+            # Hooks of diffusers may wait for a call of the encoder or of its blocks.
+            if torch.is_grad_enabled() or not self._is_known or any(map(is_hooked, self.encoder.modules())):
                 return self._posterior(self.encoder(images))
             return self._posterior(_encode_in_place(self.encoder, images)[0])
 
@@ -84,6 +93,8 @@ class VAEEncoder(nn.Module):
         """
         if not self._is_known or self.reduction < 2:
             raise ModelError("this VAE's encoder is not laid out like Stable Diffusion's, so it cannot provide a map.")
+        blocks: Any = [*self.encoder.down_blocks, self.encoder.mid_block]
+        check_hooks(self, [self, self.encoder, *blocks, *(layer for block in blocks for layer in block.resnets)], "VAE")
         with without_autocast(images.device):
             moments, half = _encode_in_place(self.encoder, images)
             return self._posterior(moments), half
@@ -116,7 +127,12 @@ class TinyVAEEncoder(nn.Module):
 
     Args:
         vae: The autoencoder. Its encoder is shared, not copied.
+
+    Attributes:
+        repeated: The classes of the parts that `backbone.compile` compiles.
     """
+
+    repeated: ClassVar[tuple[type[nn.Module], ...]] = (AutoencoderTinyBlock,)
 
     def __init__(self, vae: AutoencoderTiny):
         super().__init__()
@@ -196,6 +212,8 @@ def _encode_in_place(encoder: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _resnet(block: Any, hidden: Tensor) -> Tensor:
+    if block._compiled_call_impl is not None:
+        return block(hidden, None)
     inner = block.conv1(F.silu(block.norm1(hidden), inplace=True))
     inner = block.conv2(F.silu(block.norm2(inner), inplace=True))
     return inner.add_(hidden if block.conv_shortcut is None else block.conv_shortcut(hidden))

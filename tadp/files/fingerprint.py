@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from transformers.configuration_utils import PreTrainedConfig
 
+from tadp.files.diffusers_hooks import is_quantized_weight
 from tadp.files.inference import uncompiled
 
 # For each weight, its shape and values spread evenly over it.
@@ -34,6 +34,8 @@ def fingerprint(module: nn.Module) -> str:
 
 def _config(config: Any) -> Any:
     """The config of a part of diffusers or transformers, without notes on versions, folders and the data type."""
+    from transformers.configuration_utils import PreTrainedConfig  # here, because `tadp info` does not need it
+
     if isinstance(config, PreTrainedConfig):
         config = config.to_dict()
     if isinstance(config, Mapping):
@@ -65,7 +67,7 @@ def _own_weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _spread(weight: Tensor) -> Tensor:
-    flat = weight.detach().flatten()
+    flat = (weight.dequantize() if is_quantized_weight(weight) else weight).detach().flatten()
     return flat[:: max(1, -(-len(flat) // _MOST_VALUES))].cpu()
 
 

@@ -13,7 +13,7 @@ def why(error: BaseException, name: str) -> str:
     """Explain why a repository could not be read.
 
     Args:
-        error: What huggingface_hub raised.
+        error: The exception that huggingface_hub raised.
         name: The repository's id.
     """
     answer = _answer(error)
@@ -45,7 +45,7 @@ def why_not_pushed(error: BaseException, name: str) -> str:
     """Explain why a folder could not be pushed to a repository.
 
     Args:
-        error: What huggingface_hub raised.
+        error: The exception that huggingface_hub raised.
         name: The repository's id.
     """
     answer = _answer(error)

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from tadp.errors import ModelError
+from tadp.files.diffusers_hooks import is_hooked
+from tadp.files.fast_layers import fast_layers
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -49,7 +51,8 @@ def shallow_copy(module: Module) -> Module:
 
 
 def _copy(module: Any, copies: dict[int, Any]) -> Any:
-    if isinstance(module, torch.jit.ScriptModule):  # its mode and its parts are inside C++
+    # A script module has its mode and its parts inside C++, and a hook of diffusers moves weights of one module only.
+    if isinstance(module, torch.jit.ScriptModule) or is_hooked(module):
         return module
     module = module._modules.get("_orig_mod", module)  # the module inside one that torch.compile wrapped
     if id(module) in copies:
@@ -83,14 +86,21 @@ def _is_compiled(module: Any) -> bool:
     return module._compiled_call_impl is not None or "_orig_mod" in module._modules
 
 
+def makes_graph() -> bool:
+    """Whether a graph is being made from this call: by torch.compile, torch.export, or TorchScript's tracer."""
+    return torch.compiler.is_compiling() or is_tracing()
+
+
+def is_tracing() -> bool:
+    """Whether TorchScript's tracer records this call."""
+    return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+
+
 def autocasts(device: torch.device) -> bool:
     """Whether autocast chooses dtypes on a device. A device without autocast, such as "meta", returns False."""
-    return _has_autocast(device.type) and torch.is_autocast_enabled(device.type)
-
-
-@torch.compiler.assume_constant_result  # torch.compile of torch 2.8 does not trace is_autocast_available
-def _has_autocast(device_type: str) -> bool:
-    return torch.amp.is_autocast_available(device_type)
+    # torch.compile of torch 2.8 does not trace is_autocast_available, and compiles for no device without autocast.
+    is_available = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device.type)
+    return is_available and torch.is_autocast_enabled(device.type)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
@@ -116,7 +126,8 @@ def computing(module: nn.Module, what: str) -> AbstractContextManager[None]:
 def _computing(module: nn.Module, what: str) -> Iterator[None]:
     check_process()
     try:
-        yield
+        with nullcontext() if any(map(_is_compiled, module.modules())) else fast_layers(module):
+            yield
     except (RuntimeError, NotImplementedError) as error:
         parameters = list(module.parameters())
         dtypes = {str(weight.dtype).removeprefix("torch.") for weight in parameters if weight.is_floating_point()}

@@ -16,7 +16,9 @@ from torch import Tensor
 from tadp.assets import TASK_MODELS, tiny_folder
 from tadp.errors import MissingFileError, ModelError, UnknownModelError
 from tadp.files.building import misfit
+from tadp.files.diffusers_hooks import is_quantized
 from tadp.files.hub import HubOptions, has_weights_of, index_name, local_folder, read_json, weight_name
+from tadp.files.sharding import GATHER, is_sharded
 from tadp.files.weight_ids import save_tensors
 from tadp.files.weight_values import check_finite, check_floats
 
@@ -41,10 +43,14 @@ _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".pro
 OFFLOADED = (
     "accelerate has moved it elsewhere. Undo that with accelerate.hooks.remove_hook_from_module(part, recurse=True)."
 )
+_ADAPTER = (
+    "peft added an adapter; merge it first, with fuse_lora() and unload_lora() or, if get_peft_model added it, with "
+    "merge_and_unload(), or save a task model."
+)
 # Parts of the names of weights that other code adds to a model.
 _CHANGES = {
-    "lora_": "peft added an adapter; merge it first, with fuse_lora() and unload_lora(), or save a task model.",
-    "base_layer": "peft added an adapter; merge it first, with fuse_lora() and unload_lora(), or save a task model.",
+    "lora_": _ADAPTER,
+    "base_layer": _ADAPTER,
     "to_qkv": "fuse_qkv_projections() added it; load the model again without that.",
     "to_kv": "fuse_qkv_projections() added it; load the model again without that.",
     "to_added_qkv": "fuse_qkv_projections() added it; load the model again without that.",
@@ -168,14 +174,14 @@ def missing_part(folder: Path, part: str) -> MissingFileError:
     return MissingFileError(f"no {part}/ in {folder}; {_HOLDS}{further}.")
 
 
-def read_config(folder: Path, part: str) -> dict[str, Any]:
-    """Read the config.json of a part.
+def read_config(folder: Path, part: str, name: str = "config.json") -> dict[str, Any]:
+    """Read a JSON file of a part, its config by default.
 
     Raises:
-        MissingFileError: If the part or its config is missing.
-        CorruptFileError: If the config is not JSON.
+        MissingFileError: If the part or the file is missing.
+        CorruptFileError: If the file is not JSON.
     """
-    path = folder / part / "config.json"
+    path = folder / part / name
     if not path.parent.is_dir():
         raise missing_part(folder, part)
     return read_json(path)
@@ -227,8 +233,16 @@ def check_savable(module: torch.nn.Module, build: Callable[[], torch.nn.Module],
         what: The module in messages, such as "U-Net".
 
     Raises:
-        ModelError: If the weights differ in name or shape from those that the config describes, or have no values.
+        ModelError: If the weights differ in name or shape from those that the config describes, are
+            sharded, or have no values.
     """
+    if is_quantized(module):
+        raise ModelError(
+            f"the {what} cannot be saved, because its weights are quantized. Save the model that you load without "
+            "quantization_config=, and quantize it when you load that folder."
+        )
+    if any(map(is_sharded, module.parameters())):
+        raise ModelError(f"the {what} cannot be saved, because its weights are sharded. {GATHER}")
     try:
         with torch.device("meta"):
             expected = {name: tensor.shape for name, tensor in build().state_dict().items()}
@@ -238,13 +252,13 @@ def check_savable(module: torch.nn.Module, build: Callable[[], torch.nn.Module],
     for name in sorted(weights.keys() | expected.keys()):
         if name not in weights or name not in expected or weights[name].shape != expected[name]:
             raise ModelError(
-                f"the {what} cannot be saved, because its config does not describe {name}. {_change_of(name)}"
+                f"the {what} cannot be saved, because its config does not describe {name}. {change_of(name)}"
             )
         if weights[name].is_meta:
             raise ModelError(f"the {what} cannot be saved, because {name} has no values here; {OFFLOADED}")
 
 
-def _change_of(name: str) -> str:
+def change_of(name: str) -> str:
     """What adds a weight of this name, and how to undo it."""
     for part, change in _CHANGES.items():
         if part in name:

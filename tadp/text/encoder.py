@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tadp.errors import Argument, CaptionError
 from tadp.features import Names
+from tadp.files.diffusers_hooks import compute_device
 from tadp.language.grammar import MAX_CHARACTERS
 from tadp.text.conditioning import Conditioning
 from tadp.text.learned_tokens import learned_tokens, write_out
@@ -115,7 +116,7 @@ class TextEncoder(nn.Module):
             else find_names_apart(names_of, encoding, self.max_length - 1, learned)
             for text, encoding, names_of in zip(written, encodings, map(_names_of, texts), strict=True)
         ]
-        embeddings, pooled = self._embed(ids.to(self.model.device))
+        embeddings, pooled = self._embed(ids.to(compute_device(self.model)))
         mask = torch.arange(self.max_length)[None] < torch.tensor([len(encoding) for encoding in encodings])[:, None]
         return Conditioning(
             embeddings,
@@ -166,10 +167,10 @@ class TextEncoder(nn.Module):
         rows = [encoding.ids for encoding in self._tokenize(texts)]
         self.check_length(texts, [len(row) for row in rows], truncate=None)
         self.warn_about_unknown_tokens(texts)
-        longest = max(map(len, rows))
-        ids = torch.tensor([[*row, *row[-1:] * (longest - len(row))] for row in rows], device=self.model.device)
-        ends = torch.tensor([len(row) - 1 for row in rows], device=self.model.device)
-        return self.model(ids).last_hidden_state[torch.arange(len(rows), device=self.model.device), ends]
+        longest, device = max(map(len, rows)), compute_device(self.model)
+        ids = torch.tensor([[*row, *row[-1:] * (longest - len(row))] for row in rows], device=device)
+        ends = torch.tensor([len(row) - 1 for row in rows], device=device)
+        return self.model(ids).last_hidden_state[torch.arange(len(rows), device=device), ends]
 
     def _tokenize(self, texts: list[str]) -> list["Encoding"]:
         # Padding and truncation here would change the tokenizer's state, which threads share.

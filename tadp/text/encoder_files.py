@@ -11,7 +11,7 @@ from tadp.errors import CorruptFileError, MissingFileError, ModelError
 from tadp.files.building import build
 from tadp.files.checks import refuse_pointer
 from tadp.files.hub import part_variant, read_json, weight_files
-from tadp.files.model_folder import WEIGHTS, missing_part, read_config, tokenizer_part
+from tadp.files.model_folder import WEIGHTS, missing_part, read_config, read_tensors, tokenizer_part
 from tadp.files.pretrained import config_of, load_reader, load_weights
 from tadp.files.schema import HINT, shown
 from tadp.files.weight_values import check_finite
@@ -27,12 +27,20 @@ class TextFiles:
         variant: Variant of the weight files, such as "fp16"; None for files without a variant.
         dtype: The dtype of the loaded weights. None reads no weights: the encoders then only have shapes.
         load_t5: Whether to load a T5 encoder that the model can work without, as in Stable Diffusion 3.
+        quantization: Quantization configs of transformers, by subfolder; None quantizes nothing.
     """
 
     def __init__(
-        self, folder: Path, *, variant: str | None = None, dtype: torch.dtype | None = None, load_t5: bool = True
+        self,
+        folder: Path,
+        *,
+        variant: str | None = None,
+        dtype: torch.dtype | None = None,
+        load_t5: bool = True,
+        quantization: Mapping[str, Any] | None = None,
     ):
         self._folder, self._variant, self._dtype, self._load_t5 = folder, variant, dtype, load_t5
+        self._quantization = quantization or {}
 
     def clip(self, part: str, *, projected: bool = False, hidden: Hidden = "last") -> TextEncoder:
         """Load a CLIP text encoder with its tokenizer.
@@ -95,7 +103,7 @@ class TextFiles:
         return self._load_t5 and is_there
 
     def _model(self, kind: Any, part: str) -> Any:
-        return _model(kind, self._folder / part, self._variant, self._dtype)
+        return _model(kind, self._folder / part, self._variant, self._dtype, self._quantization.get(part))
 
 
 def load_text_encoder(folder: Path, *, variant: str | None, dtype: torch.dtype) -> TextEncoder:
@@ -113,7 +121,7 @@ def load_text_encoder(folder: Path, *, variant: str | None, dtype: torch.dtype) 
     return TextFiles(folder, variant=variant, dtype=dtype).clip("text_encoder")
 
 
-def _model(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype | None) -> Any:
+def _model(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype | None, quantization: Any = None) -> Any:
     path = folder / "config.json"
 
     def make(values: Mapping[str, Any]) -> Any:
@@ -126,7 +134,8 @@ def _model(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype | No
     if dtype is None:
         return hollow
     variant = part_variant(folder, WEIGHTS["text_encoder"], variant)
-    weight_files(folder, WEIGHTS["text_encoder"], variant)
+    files = weight_files(folder, WEIGHTS["text_encoder"], variant)
+    options = {} if quantization is None else {"quantization_config": quantization}
     model, info = load_weights(
         kind,
         folder,
@@ -135,6 +144,7 @@ def _model(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype | No
         dtype=dtype,
         variant=variant,
         may_skip_layers=True,  # "clip skip": some models are made to read the text before the last layers
+        **options,
     )
     missing = sorted(info["missing_keys"])
     if missing or info["mismatched_keys"]:
@@ -143,6 +153,9 @@ def _model(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype | No
             f"{folder} lacks {len(missing)} weights ({missing[:2]} …); it was probably saved by another version of "
             "transformers. Save it again with this version."
         )
+    if quantization is not None:
+        check_finite(read_tensors(files), folder)
+        return model.eval()
     for parameter in model.parameters():  # a copy; see tadp.files.model_folder.fill
         parameter.data = parameter.data.clone()
     check_finite(model.named_parameters(), folder)

@@ -17,16 +17,18 @@ from tadp._lazy import lazy
 if TYPE_CHECKING:
     from tadp.trainer.dry_run import Estimate as Estimate
     from tadp.trainer.dry_run import estimate as estimate
+    from tadp.trainer.encoded_data import EncodedData as EncodedData
     from tadp.trainer.train_options import TrainOptions as TrainOptions
     from tadp.trainer.training_run import TrainingRun as TrainingRun
     from tadp.trainer.training_run import train as train
 
 _HOMES = {
+    "EncodedData": "encoded_data",
     "Estimate": "dry_run",
     "TrainOptions": "train_options",
     "TrainingRun": "training_run",
     "estimate": "dry_run",
     "train": "training_run",
 }
-__all__ = ["Estimate", "TrainOptions", "TrainingRun", "estimate", "train"]
+__all__ = ["EncodedData", "Estimate", "TrainOptions", "TrainingRun", "estimate", "train"]
 __getattr__, __dir__ = lazy(__name__, _HOMES, names=__all__)

@@ -5,6 +5,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tadp.files.progress import duration
 from tadp.tasks import TaskModel
 from tadp.trainer.processes import Accelerator
 from tadp.trainer.run_data import DataParts, open_parts
-from tadp.trainer.run_plan import TASKS, Plan, make_plan
+from tadp.trainer.run_plan import TASKS, Plan, describe, make_plan
 from tadp.trainer.train_options import TrainOptions
 from tadp.trainer.training_batches import parts_of_epoch
 from tadp.trainer.training_loop import prepared, take_step, total_steps
@@ -26,12 +27,12 @@ from tadp.trainer.training_run import (
     begin,
     build_model,
     captions_file,
-    describe,
     drawn_by,
     loop_settings,
     prepared_data,
     test_options,
 )
+from tadp.trainer.unloading import ENCODERS, unloaded, unneeded_parts
 
 _STEPS = 3
 _CAPTIONED = 2  # images on which the captioner is timed
@@ -49,7 +50,8 @@ class Estimate:
         step_s: Seconds per step, the median of three steps.
         steps: Number of steps of the run.
         caption_s: Seconds to caption all images; 0 if all have captions or need none.
-        encode_s: Seconds to encode the images that the run takes; 0 if they are encoded in every step.
+        encode_s: Seconds to encode the images and captions that the run takes; 0 if they are encoded in every step.
+        encoded_mb: Size of the encoded images and captions on disk, in megabytes; 0 if they are encoded in every step.
         evaluate_s: Seconds of all evaluations.
         choices: The choices of the run, in lines.
     """
@@ -61,6 +63,7 @@ class Estimate:
     steps: int
     caption_s: float
     encode_s: float
+    encoded_mb: float
     evaluate_s: float
     choices: tuple[str, ...]
 
@@ -70,11 +73,14 @@ class Estimate:
         return self.steps * self.step_s + self.caption_s + self.encode_s + self.evaluate_s
 
     def __str__(self) -> str:
+        encoding = "in each step"
+        if self.encode_s:
+            encoding = f"{duration(self.encode_s)} once, and {self.encoded_mb:,.1f} MB on disk"
         rows = {
             "parameters": f"{self.parameters:,}, of which {self.trained:,} are trained",
             "memory": f"{self.memory_mb:,.0f} MB at most",
             "captions": duration(self.caption_s) if self.caption_s else "none to write",
-            "encoding": duration(self.encode_s) if self.encode_s else "in each step",
+            "encoding": encoding,
             "training": f"{duration(self.steps * self.step_s)}: {self.steps} steps of {self.step_s:.2f} seconds",
             "evaluation": duration(self.evaluate_s),
             "total": f"about {duration(self.total_s)} on this machine",
@@ -108,11 +114,13 @@ def estimate(task: str, data: Any, output: str | Path | None = None, **options: 
     caption_s = 0.0
     if plan.text == "captions":
         caption_s = _caption_seconds(plan, parts, Path(output or "."), accelerator)
-        few = few.with_captioned([part.with_captions(dict.fromkeys(part.image_ids, "a photo")) for part in _each(few)])
+        few = few.with_captioned([part.with_captions(_different(part.image_ids)) for part in _each(few)])
     model = build_model(plan, few, accelerator)
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     with tempfile.TemporaryDirectory() as folder:
         step_s, image_s = _step_seconds(plan, model, few, Path(folder), accelerator, micro_batch=micro_batch)
+        image_bytes = sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors")) / len(few.train)
+    drawn = len(drawn_by(plan, parts)) if plan.recipe.cache_latents else 0
     return Estimate(
         parameters=sum(weight.numel() for weight in model.parameters()),
         trained=trained,
@@ -120,7 +128,8 @@ def estimate(task: str, data: Any, output: str | Path | None = None, **options: 
         step_s=step_s,
         steps=steps,
         caption_s=caption_s,
-        encode_s=image_s * len(drawn_by(plan, parts)) if plan.recipe.cache_latents else 0.0,
+        encode_s=image_s * drawn,
+        encoded_mb=image_bytes * drawn / 1e6,
         evaluate_s=_image_seconds(plan, model, few) * _evaluated(plan, parts, steps),
         choices=tuple(lines),
     )
@@ -130,6 +139,11 @@ def _few(parts: DataParts, *, count: int) -> DataParts:
     """The first images of each part."""
     few = [part.subset(list(part.image_ids[:count])) for part in _each(parts)]
     return parts.with_captioned(few)
+
+
+def _different(image_ids: Sequence[str]) -> dict[str, str]:
+    """A caption for each image. Equal captions would be encoded only once."""
+    return {image_id: f"a photo of number {number}" for number, image_id in enumerate(image_ids)}
 
 
 def _each(parts: DataParts) -> list[Any]:
@@ -157,22 +171,23 @@ def _step_seconds(
     """The median duration of three steps, and the time to prepare an image before the first step."""
     settings = loop_settings(plan, folder, micro_batch=micro_batch, steps=_STEPS)
     started = time.perf_counter()
-    data = prepared_data(plan, model, parts, folder, accelerator)
+    data = prepared_data(plan, model, parts, folder, accelerator, micro_batch=micro_batch)
     image_s = (time.perf_counter() - started) / len(parts.train)
     wrapped, optimizer, _ = prepared(model, settings, accelerator, total=_STEPS)
     model.train()
     seconds = []
-    for step in range(_STEPS):
-        started = time.perf_counter()
-        for batch in parts_of_epoch(
-            data, settings.schedule, accelerator, seed=settings.seed, micro_batch=micro_batch, epoch=step
-        ):
-            take_step(
-                wrapped, optimizer, batch, plan.task.loss(model), plan.task.weight, accelerator, step=step,
-                checkpoints=None,
-            )  # fmt: skip
-            break
-        seconds.append(time.perf_counter() - started)
+    with unloaded(unneeded_parts(model, data), folder / ENCODERS, accelerator):
+        for step in range(_STEPS):
+            started = time.perf_counter()
+            for batch in parts_of_epoch(
+                data, settings.schedule, accelerator, seed=settings.seed, micro_batch=micro_batch, epoch=step
+            ):
+                take_step(
+                    wrapped, optimizer, batch, plan.task.loss(model), plan.task.weight, accelerator, step=step,
+                    checkpoints=None,
+                )  # fmt: skip
+                break
+            seconds.append(time.perf_counter() - started)
     return statistics.median(seconds), image_s
 
 

@@ -36,7 +36,8 @@ class Recipe:
         model: Further arguments of the task model, such as its head.
         tune: The part of the U-Net that trains.
         background: Whether a text made of class names includes "background".
-        cache_latents: Whether images are encoded only once, which is possible if nothing but a flip is random.
+        cache_latents: Whether images and captions are encoded only once, which is possible if nothing but a flip is
+            random.
         predict: Options of `predict` in tests.
         metric: Options of the metric in tests.
     """

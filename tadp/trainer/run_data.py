@@ -25,6 +25,7 @@ from tadp.errors import Argument, OptionError, TrainingError
 from tadp.files.progress import tracked
 from tadp.tasks.predictions import label_of
 from tadp.trainer.processes import Accelerator
+from tadp.trainer.row_data import data_of_rows
 from tadp.trainer.train_options import TrainOptions
 
 _BLOCK, _SAMPLES = 4096, 16  # bytes of a block; images that count where there are no files
@@ -233,7 +234,7 @@ def open_parts(task: str, data: Any, options: TrainOptions) -> DataParts:
 
     Args:
         task: The task, which the data must have labels for.
-        data: The folder of a data set, the name of one, or a data set itself.
+        data: The folder of a data set, the name of one, a data set itself, or rows of Hugging Face's `datasets`.
         options: The options of the run.
 
     Raises:
@@ -242,7 +243,9 @@ def open_parts(task: str, data: Any, options: TrainOptions) -> DataParts:
     """
     if isinstance(data, str | Path) and is_named(data, options.root):
         return _named(task, str(data), options)
-    opened = open_folder(data, task, options)
+    opened = data_of_rows(task, data, options)
+    if opened is data:
+        opened = open_folder(data, task, options)
     tasks = getattr(opened, "tasks", (task,))
     if task not in tasks:
         known = " or ".join(tasks) or "none"

@@ -6,14 +6,18 @@ from dataclasses import dataclass, fields, replace
 from inspect import Parameter, signature
 from typing import Any
 
+from tadp.datasets import RandomResize, Resize
 from tadp.datasets.readers.data_options import DataOptions
 from tadp.datasets.readers.named import DATASETS
 from tadp.errors import Argument, OptionError
 from tadp.files.checks import check_choice
+from tadp.trainer.encoded_data import random_changes
+from tadp.trainer.processes import Accelerator, split_text
 from tadp.trainer.recipes import OF_DATA, Recipe
 from tadp.trainer.run_data import DataParts, farthest
 from tadp.trainer.train_options import TextName, TrainOptions
 from tadp.trainer.trained_task import DepthTraining, DetectionTraining, SegmentationTraining, TrainedTask
+from tadp.trainer.training_batches import check_encoded_once
 from tadp.training.schedules import Schedule
 
 TASKS: Mapping[str, TrainedTask] = {
@@ -84,6 +88,7 @@ def make_plan(task: str, data: DataParts, options: TrainOptions) -> Plan:
 
     Raises:
         OptionError: If there is no such recipe, or the captions have no captioner.
+        TrainingError: If images are to be encoded once but the recipe changes them at random.
     """
     kind, name = TASKS[task], str(data.origin["data"])
     is_named = name in DATASETS
@@ -105,6 +110,8 @@ def make_plan(task: str, data: DataParts, options: TrainOptions) -> Plan:
     if task == "depth" and (options.max_depth_m is not None or "max_depth_m" not in recipe.model):
         changes["model"]["max_depth_m"] = options.max_depth_m or farthest(data.train)
     recipe = replace(recipe, **changes)
+    if recipe.cache_latents:
+        check_encoded_once(recipe.transforms(crop))
     text, captioner = _text(task, name, options)
     total = recipe.schedule.total_steps(len(data.train)) if len(data.train) >= recipe.schedule.batch else 0
     every = options.evaluate_every
@@ -115,6 +122,51 @@ def make_plan(task: str, data: DataParts, options: TrainOptions) -> Plan:
             Argument("patience"), " needs evaluations during the run; leave out ", Argument("evaluate_every", 0), "."
         )
     return Plan(kind, recipe, recipe_name, text, captioner, every, options)
+
+
+def describe(plan: Plan, parts: DataParts, accelerator: Accelerator, *, micro_batch: int) -> list[str]:
+    """The choices of a run, in lines."""
+    recipe, choices = plan.recipe, plan.choices
+    steps = recipe.schedule.total_steps(len(parts.train))
+    text = plan.text if plan.text != "captions" else f"captions by {plan.captioner or plan.options.captions}"
+    augmentation = ", ".join(type(transform).__name__ for transform in recipe.transforms(recipe.crop_px))
+    count = min(plan.options.evaluate_images, len(parts.val))
+    during = f"every {plan.evaluate_every} steps on {count} images, and " if plan.evaluate_every else ""
+    unet = " with an untrained U-Net" if plan.options.untrained else ""
+    return [
+        f"data: {parts.name}; {len(parts.train)} images to train on, {len(parts.test)} held out ({parts.measured})",
+        f"model: {plan.options.model}{unet}, trained: {choices['tune']}, text: {text}",
+        f"recipe {plan.recipe_name}: {steps} steps of {recipe.schedule.batch} images of {recipe.crop_px} pixels, "
+        f"learning rate {recipe.schedule.lr:g}, head {json.dumps(recipe.model.get('head_options', {}))}",
+        f"augmentation: {augmentation}; {_encoding(plan)}",
+        f"image size: {_image_size(plan)}",
+        split_text(accelerator, micro_batch=micro_batch),
+        f"evaluation: {during}at the end on all {len(parts.test)} held-out images",
+    ]
+
+
+def _encoding(plan: Plan) -> str:
+    """How often images and captions are encoded, in words."""
+    recipe, what = plan.recipe, "images and captions are" if plan.text == "captions" else "images are"
+    if recipe.cache_latents:
+        return f"{what} encoded once, and VAE and text encoder are not in memory during the steps"
+    changes = random_changes(recipe.transforms(recipe.crop_px))
+    return f"{what} encoded in every step" + (f", because {changes} change at random" if changes else "")
+
+
+def _image_size(plan: Plan) -> str:
+    """The size to which images are resized in prediction and in training, in words."""
+    recipe = plan.recipe
+    augmentation = {type(transform) for transform in recipe.transforms(recipe.crop_px)}
+    if plan.task.name == "detection":
+        side, pixels = "longer side" if recipe.model.get("keep_ratio", True) else "height and width", recipe.crop_px
+    else:
+        side, pixels = "shorter side", recipe.model.get("short_side_px")
+    if pixels is None:
+        return "that of the files, apart from the augmentation"
+    before = " and in training" if Resize in augmentation else ""
+    before = ", and in training before the random resize" if RandomResize in augmentation else before
+    return f"{side} {pixels} pixels in prediction{before}; the option crop changes it"
 
 
 def check_head_options(head: type, options: Mapping[str, Any]) -> None:

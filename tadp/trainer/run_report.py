@@ -57,7 +57,7 @@ class Measured:
         result: The result of the metric, which prints as a table.
         confusion: How often the row's true label was predicted as the column's, (L, L).
         labels: The names of the rows and columns.
-        counted: What the confusion matrix counts, in words; "" if that is clear.
+        counted: The objects that the confusion matrix counts, in words; "" if that is clear.
         worst: The images with the lowest scores, the lowest first.
     """
 

@@ -60,8 +60,8 @@ class TrainOptions(DataOptions):
             step.
         precision: Precision of the training; weights and predictions are float32.
         gradient_checkpointing: Compute activations again in the backward pass, which takes less memory and more time.
-        cache_latents: Encode images only once, which is possible if nothing but a flip is random; None is that of the
-            recipe.
+        cache_latents: Encode images and captions only once, which is possible if nothing but a flip is random; VAE and
+            text encoder are then not in memory during the steps; None is that of the recipe.
         ema: Decay of a moving average of the weights, such as 0.999, which becomes the model; 0 keeps no average.
         patience: Number of evaluations in a row without a better score after which the run stops early and keeps the
             best weights; 0 never stops early.

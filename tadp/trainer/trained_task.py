@@ -37,9 +37,10 @@ from tadp.tasks import (
     TaskModel,
 )
 from tadp.tasks.predictions import DepthResult, DetectionResult, SegmentationResult, label_of
+from tadp.trainer.encoded_data import EncodedBatch
 from tadp.trainer.recipes import DEPTH, DETECTION, SEGMENTATION, Recipe
 from tadp.trainer.run_data import largest_class, mean_depths
-from tadp.trainer.training_batches import Loss, Part
+from tadp.trainer.training_batches import Loss
 
 _SCORE, _OVERLAP = 0.5, 0.5  # of the objects in the confusion matrix of a detection model
 OF_NAMES: tuple[PromptMode, ...] = ("class_names", "class_embeddings", "averaged_eos")
@@ -68,7 +69,7 @@ class TrainedTask(ABC):
         recipes: The recipes by name.
         heads: The classes of its heads by the recipe's `head`; "" is that of recipes that do not name one.
         backbone_options: Options of the backbone that differ from the defaults.
-        counted: What the confusion matrix counts, in words, where that is not clear; "" otherwise.
+        counted: The objects that the confusion matrix counts, in words, where that is not clear; "" otherwise.
         kind: The class of its models.
         watched: The figure that decides which weights are best.
         higher_is_better: Whether a higher figure is better.
@@ -257,7 +258,7 @@ class DepthTraining(TrainedTask):
     def loss(self, model: TADPForDepthEstimation) -> Loss:
         own_class = model.text.own_class
 
-        def loss(wrapped: Callable[..., Any], part: Part) -> Tensor:
+        def loss(wrapped: Callable[..., Any], part: EncodedBatch) -> Tensor:
             inputs = part.inputs | ({"text": part.batch.rooms} if own_class else {})
             return wrapped(**inputs, depth_m=part.batch.depth_m).loss
 

@@ -1,77 +1,36 @@
 """What the loop takes: the backbone, images or their stored latents, and the parts of each step.
 
-The order of the images depends only on the seed and the epoch. Latents of all images and of their mirror images are
-encoded only once, because the VAE does more than half of the work.
+The order of the images depends only on the seed and the epoch.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tadp.backbone import TADPBackbone
-from tadp.datasets import Augmented, CenterCrop, PadTo, RandomFlip, Resize, Sample, collate
-from tadp.datasets.batch import Batch
-from tadp.datasets.transforms.augmented import SampleSource
+from tadp.datasets import Augmented, Sample, collate
 from tadp.datasets.transforms.geometric import Transform
-from tadp.errors import Argument, CorruptFileError, TrainingError
-from tadp.files.atomic import replace_file
-from tadp.files.fingerprint import fingerprint
-from tadp.files.hub import check_readable
-from tadp.files.progress import tracked
-from tadp.images import to_tensor
+from tadp.errors import Argument, TrainingError
 from tadp.tasks import TaskModel
+from tadp.trainer.encoded_data import EncodedBatch, EncodedData, EncodedSample, random_changes
 from tadp.trainer.processes import Accelerator
-from tadp.trainer.run_data import contents
 from tadp.training.schedules import Schedule
 
-_ALWAYS_THE_SAME = (Resize, CenterCrop, PadTo)  # transforms without random numbers
-
-
-@dataclass(frozen=True)
-class Part:
-    """The images that one process takes at a time: a batch, and its latents if they are kept."""
-
-    batch: Batch
-    latents: Tensor | None
-
-    def to(self, device: torch.device) -> "Part":
-        """The part on another device."""
-        latents = None if self.latents is None else self.latents.to(device, non_blocking=True)
-        return Part(self.batch.to(device, non_blocking=True), latents)
-
-    def pin_memory(self) -> "Part":
-        """The part in pinned memory. A DataLoader calls this."""
-        return Part(self.batch.pin_memory(), None if self.latents is None else self.latents.pin_memory())
-
-    @property
-    def inputs(self) -> dict[str, Any]:
-        """Keyword arguments of a task model: images or their latents, and captions."""
-        size = self.batch.images.shape[2:]
-        images = self.batch.images if self.latents is None else None
-        return {
-            "images": images, "latents": self.latents, "text": self.batch.captions, "image_size": (size[0], size[1]),
-        }  # fmt: skip
-
-
-Loss = Callable[[Callable[..., Any], Part], Tensor]  # takes the model, wrapped by accelerate
+Loss = Callable[[Callable[..., Any], EncodedBatch], Tensor]  # takes the model, wrapped by accelerate
 
 
 @runtime_checkable
 class TrainingData(Protocol):
-    """Samples, or pairs of a sample and its latents. Their random numbers depend on seed, epoch and index."""
+    """Samples, also encoded ones. Their random numbers depend on seed, epoch and index."""
 
     def set_epoch(self, epoch: int) -> None: ...
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> Sample | tuple[Sample, Tensor]: ...
+    def __getitem__(self, index: int) -> Sample | EncodedSample: ...
 
 
 def parts_of_epoch(
@@ -84,7 +43,7 @@ def parts_of_epoch(
     epoch: int,
     start: int = 0,
     workers: int = 0,
-) -> Iterator[list[Part]]:
+) -> Iterator[list[EncodedBatch]]:
     """Read the images of an epoch, step by step. Of several processes, each reads only its own share of a step.
 
     Args:
@@ -141,126 +100,8 @@ def drawn_images(count: int, schedule: Schedule, *, seed: int) -> list[int]:
     return sorted(drawn)
 
 
-def _collate(items: Sequence[Sample | tuple[Sample, Tensor]]) -> Part:
-    if isinstance(items[0], Sample):
-        return Part(collate(items), None)  # type: ignore[arg-type]
-    samples, latents = zip(*items, strict=True)
-    return Part(collate(samples), torch.stack(latents))
-
-
-class WithLatents:
-    """Samples with the latents of their images. Both are mirrored together at random.
-
-    Sample i in epoch e is the same as in `Augmented(data, transforms)`.
-
-    Args:
-        data: The samples before the transforms.
-        transforms: Transforms that are always the same, and at most one `RandomFlip`.
-        latents: Latents of each image after the transforms, without and with the flip, (2, C, h, w), by its index;
-            only without, (1, C, h, w), if no transform flips.
-        seed: Seed of the random numbers. See `Augmented`.
-    """
-
-    def __init__(
-        self, data: SampleSource, transforms: Sequence[Transform], latents: Tensor | Mapping[int, Tensor], *, seed: int
-    ):
-        self.data, self.transforms, self.latents, self.seed = data, transforms, latents, seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Use the random numbers of this epoch from now on."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> tuple[Sample, Tensor]:
-        sample, is_flipped = self.data[index], False
-        generator = np.random.default_rng((self.seed, self.epoch, index))
-        for transform in self.transforms:
-            changed = transform(sample, generator)
-            is_flipped |= isinstance(transform, RandomFlip) and changed is not sample
-            sample = changed
-        return sample, self.latents[index][int(is_flipped)]
-
-
-def cached_latents(
-    backbone: TADPBackbone,
-    data: Any,
-    transforms: Sequence[Transform],
-    path: Path,
-    accelerator: Accelerator,
-    *,
-    drawn: Sequence[int] | None = None,
-    batch: int = 16,
-) -> Tensor:
-    """Return the latents in a file, (N, 2, C, h, w), or (N, 1, C, h, w) if no transform flips.
-
-    The file is made if it is missing, or was made for other images, transforms or weights.
-
-    Args:
-        backbone: The backbone whose VAE encodes the images.
-        data: Images with `image_ids`.
-        transforms: Transforms that give them one size. They are always the same, except for a `RandomFlip`.
-        path: Path of the file.
-        accelerator: The accelerator. Only its main process encodes.
-        drawn: The images to encode, by their index; None is all.
-        batch: Images at a time.
-    """
-    flips = (False, True) if any(isinstance(transform, RandomFlip) for transform in transforms) else (False,)
-    views = [_without_chance(transforms, flip=flip) for flip in flips]
-    indices = range(len(data)) if drawn is None else drawn
-    origin = {"made_from": _identity(backbone, data, views[0], indices)}
-    if accelerator.is_main_process and _origin(path) != origin:
-        starts = range(0, len(indices), batch)
-        parts = [
-            _encode(backbone, data, views, indices[start : start + batch])
-            for start in tracked(starts, len(starts), what="encoding images", unit="batch")
-        ]
-        latents = torch.cat(parts)
-        with replace_file(path) as part:
-            save_file({"latents": latents}, part, metadata=origin)
-    accelerator.wait_for_everyone()
-    with safe_open(path, "pt") as file:
-        return file.get_tensor("latents")
-
-
-@torch.no_grad()
-def _encode(
-    backbone: TADPBackbone, data: SampleSource, views: Sequence[Sequence[Transform]], part: Sequence[int]
-) -> Tensor:
-    samples = [data[index] for index in part]
-    encoded = []
-    for transforms in views:
-        images = [Augmented(samples, transforms)[place].image for place in range(len(samples))]
-        encoded.append(backbone.encode_image(torch.cat([to_tensor(image) for image in images])).float().cpu())
-    return torch.stack(encoded, dim=1)
-
-
-def _without_chance(transforms: Sequence[Transform], *, flip: bool) -> list[Transform]:
-    """The transforms, with a flip that always or never happens."""
-    return [RandomFlip(float(flip)) if isinstance(transform, RandomFlip) else transform for transform in transforms]
-
-
-def _identity(backbone: TADPBackbone, data: Any, transforms: Sequence[Transform], indices: Sequence[int]) -> str:
-    """A hash of the encoder, its options, the transforms, the ids of the images to encode, and the contents of all."""
-    parts = (
-        fingerprint(backbone.vae),
-        backbone.options.to_dict(),
-        [data.image_ids[index] for index in indices],
-        list(transforms),
-        contents([data])["images"],
-    )
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _origin(path: Path) -> dict[str, str] | None:
-    try:
-        check_readable(path)
-    except CorruptFileError:  # there is none yet, or it is damaged
-        return None
-    with safe_open(path, "pt") as file:
-        return file.metadata()
+def _collate(samples: Sequence[Any]) -> EncodedBatch:
+    return EncodedBatch(collate(samples)) if isinstance(samples[0], Sample) else EncodedData.collate(samples)
 
 
 def load_backbone(
@@ -290,34 +131,57 @@ def training_data(
     transforms: Sequence[Transform],
     *,
     seed: int,
-    latents: Path | None,
+    folder: Path | None,
     accelerator: Accelerator,
     drawn: Sequence[int] | None = None,
+    with_captions: bool = True,
+    batch_size: int = 16,
+    overwrite: bool = False,
 ) -> TrainingData:
-    """Augment data, or pair each image with its latents, which are encoded only once.
+    """Augment data, or read images and captions that are encoded only once.
 
     Args:
         model: The model whose backbone encodes the images.
         data: The data set.
         transforms: The augmentation.
         seed: Seed of the augmentation.
-        latents: File of the latents of each image and its mirror image, which is made if it is missing; None encodes
-            images in every step.
-        accelerator: The accelerator.
+        folder: Folder of the encoded images and captions, which are made if they are missing; None encodes them in
+            every step.
+        accelerator: The accelerator. Only its main process encodes.
         drawn: The images that the run takes, by their index, as from `drawn_images`; None is all.
+        with_captions: Whether to encode the captions only once, too, if the model's text are captions. Without them, a
+            folder serves runs whose captions differ.
+        batch_size: Number of images that are encoded at once.
+        overwrite: Whether to replace encoded images that were made with other settings.
 
     Raises:
-        TrainingError: If latents are to be kept but the transforms do more at random than flip.
+        TrainingError: If images are to be encoded only once but the transforms do more at random than flip.
+        OutputError: If the folder was made with other settings, and `overwrite` is not set.
     """
-    if latents is None:
+    if folder is None:
         return Augmented(data, transforms, seed=seed)
-    at_random = [transform for transform in transforms if not isinstance(transform, _ALWAYS_THE_SAME)]
-    if len(at_random) > 1 or not all(isinstance(transform, RandomFlip) for transform in at_random):
-        changes = ", ".join(type(transform).__name__ for transform in at_random)
+    check_encoded_once(transforms)
+    options: dict[str, Any] = {
+        "seed": seed,
+        "indices": drawn,
+        "captions": with_captions and model.prompt_mode == "captions",
+        "batch_size": batch_size,
+    }
+    if accelerator.is_main_process:
+        EncodedData.encode(folder, model.backbone, data, transforms, **options, overwrite=overwrite)
+    accelerator.wait_for_everyone()
+    return EncodedData(folder, data, transforms, **options)
+
+
+def check_encoded_once(transforms: Sequence[Transform]) -> None:
+    """Refuse an augmentation with which images must be encoded in every step.
+
+    Raises:
+        TrainingError: If the transforms do more at random than flip.
+    """
+    changes = random_changes(transforms)
+    if changes:
         raise TrainingError(
             Argument("cache_latents"),
             f" works only if images are at most flipped at random, but they go through {changes}. Leave it out.",
         )
-    kept = cached_latents(model.backbone, data, transforms, latents, accelerator, drawn=drawn)
-    by_index = kept if drawn is None else dict(zip(drawn, kept, strict=True))
-    return WithLatents(data, transforms, by_index, seed=seed)

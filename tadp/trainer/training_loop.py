@@ -18,10 +18,12 @@ from tadp.errors import Argument, TrainingError
 from tadp.files.progress import Progress
 from tadp.tasks import TaskModel
 from tadp.trainer.checkpoints import BestWeights, Checkpoints, Watch, WeightAverage, set_state, trained_state
+from tadp.trainer.encoded_data import EncodedBatch
 from tadp.trainer.processes import Accelerator, broadcast, set_seed
 from tadp.trainer.run_record import Record
-from tadp.trainer.training_batches import Loss, Part, TrainingData, parts_of_epoch
-from tadp.training.schedules import Schedule
+from tadp.trainer.training_batches import Loss, TrainingData, parts_of_epoch
+from tadp.trainer.unloading import ENCODERS, unloaded, unneeded_parts
+from tadp.training.schedules import FUSED_ADAM, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,8 @@ def fit(
 
     Args:
         model: The model. Its parameters with a gradient are trained.
-        data: The training data, which the loop shuffles.
+        data: The training data, which the loop shuffles. With `EncodedData`, VAE and text encoder are not in memory
+            during the steps.
         loss: Function that takes the model, wrapped by accelerate, and a part, and returns the mean loss of the part.
         settings: The settings of the loop.
         identity: Further values, besides those of model and settings, without which a run must not continue.
@@ -108,7 +111,8 @@ def fit(
         total, what="training", unit="step", done=step, is_shown=accelerator.is_main_process and not is_over
     )
     mark = (time.perf_counter(), step)
-    with progress, stop.handled(progress.say, is_alone=accelerator.num_processes == 1):
+    unneeded = unloaded([] if is_over else unneeded_parts(model, data), settings.output / ENCODERS, accelerator)
+    with progress, stop.handled(progress.say, is_alone=accelerator.num_processes == 1), unneeded as loaded:
         for parts in () if is_over else _batches(data, settings, accelerator, first=step, total=total):
             model.train()
             value = take_step(wrapped, optimizer, parts, loss, weight, accelerator, step=step, checkpoints=checkpoints)
@@ -124,7 +128,7 @@ def fit(
                 record.write(step, epoch=(step - 1) // per_epoch, loss=value, lr=rate, images_per_s=round(speed, 1))
                 mark = now
             if evaluate and _is_due(step, total, settings.evaluate_every, also_last=best is not None):
-                with _averaged(average, model):
+                with loaded(), _averaged(average, model):
                     _make_equal(model, accelerator)
                     figures = evaluate(model)
                     record.write(step, **figures)
@@ -168,7 +172,8 @@ def prepared(
     groups = model.parameter_groups(
         schedule.lr, unet_scale=schedule.unet_scale, weight_decay=schedule.weight_decay, groups=schedule.groups
     )
-    plain = torch.optim.AdamW(groups, lr=schedule.lr)
+    # one kernel for all weights, which reads and writes each of them once; the result differs by rounding
+    plain = torch.optim.AdamW(groups, lr=schedule.lr, fused=accelerator.device.type in FUSED_ADAM)
     rates = torch.optim.lr_scheduler.LambdaLR(plain, lambda step: schedule.lr_factor(step, total_steps=total))
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":  # PyTorch cannot do that on CPUs
         model.head = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model.head)
@@ -197,7 +202,7 @@ def run_identity(model: TaskModel, images: int, settings: LoopSettings, accelera
 
 def _batches(
     data: TrainingData, settings: LoopSettings, accelerator: Accelerator, *, first: int, total: int
-) -> Iterator[list[Part]]:
+) -> Iterator[list[EncodedBatch]]:
     """The parts of each step, from step `first` on, over as many epochs as it takes."""
     per_epoch, step = settings.schedule.steps_per_epoch(len(data)), first
     while step < total:
@@ -236,7 +241,7 @@ def _averaged(average: WeightAverage | None, model: TaskModel) -> AbstractContex
 def take_step(
     model: Callable[..., Any],
     optimizer: torch.optim.Optimizer,
-    parts: Sequence[Part],
+    parts: Sequence[EncodedBatch],
     loss: Loss,
     weight: Callable[[Batch], float],
     accelerator: Accelerator,
@@ -287,12 +292,11 @@ def _sum(value: Tensor, accelerator: Accelerator) -> Tensor:
 
 
 def _check_gradients(
-    optimizer: torch.optim.Optimizer, parts: Sequence[Part], step: int, checkpoints: Checkpoints | None
+    optimizer: torch.optim.Optimizer, parts: Sequence[EncodedBatch], step: int, checkpoints: Checkpoints | None
 ) -> None:
     """Stop if a gradient is not finite. The loss may still be finite, and a single step would spoil every weight."""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
-    norm = torch.stack(norms).norm() if norms else torch.zeros(())
+    norm = torch.nn.utils.get_total_norm(gradients)  # in few kernels
     if math.isfinite(float(norm)):
         return
     images = ", ".join(image_id for part in parts for image_id in part.batch.image_ids)
@@ -301,7 +305,7 @@ def _check_gradients(
     )
 
 
-def _check_finite(value: Tensor, part: Part, step: int, checkpoints: Checkpoints | None) -> None:
+def _check_finite(value: Tensor, part: EncodedBatch, step: int, checkpoints: Checkpoints | None) -> None:
     value = value.detach()
     if math.isfinite(float(value)):
         return

@@ -1,6 +1,5 @@
 """Train a model on a data set: everything from the labelled images to the measured model, in one folder."""
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -10,7 +9,6 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from tadp.datasets import RandomResize, Resize
 from tadp.errors import Argument, CaptionError, OutputError, TrainingError
 from tadp.files.atomic import remove_leftovers
 from tadp.files.checks import check_choice, check_utf8
@@ -18,9 +16,9 @@ from tadp.files.progress import duration, say
 from tadp.files.run_lock import only_run
 from tadp.tasks import TaskModel
 from tadp.trainer.checkpoints import Watch, differences
-from tadp.trainer.processes import Accelerator, split_text, start
+from tadp.trainer.processes import Accelerator, start
 from tadp.trainer.run_data import DataParts, captioner_of, open_parts, with_captions
-from tadp.trainer.run_plan import TASKS, Plan, make_plan
+from tadp.trainer.run_plan import TASKS, Plan, describe, make_plan
 from tadp.trainer.run_record import RECORD, RESULT, finished, read_record, write
 from tadp.trainer.run_report import (
     command,
@@ -36,6 +34,7 @@ from tadp.trainer.run_report import (
 from tadp.trainer.train_options import TrainOptions
 from tadp.trainer.training_batches import drawn_images, load_backbone, training_data
 from tadp.trainer.training_loop import LoopSettings, fit, total_steps
+from tadp.trainer.unloading import ENCODERS
 
 
 @dataclass(frozen=True)
@@ -134,42 +133,6 @@ def tell(plan: Plan, accelerator: Accelerator, line: str) -> None:
         say(line)
 
 
-def describe(plan: Plan, parts: DataParts, accelerator: Accelerator, *, micro_batch: int) -> list[str]:
-    """The choices of a run, in lines."""
-    recipe, choices = plan.recipe, plan.choices
-    steps = recipe.schedule.total_steps(len(parts.train))
-    text = plan.text if plan.text != "captions" else f"captions by {plan.captioner or plan.options.captions}"
-    augmentation = ", ".join(type(transform).__name__ for transform in recipe.transforms(recipe.crop_px))
-    count = min(plan.options.evaluate_images, len(parts.val))
-    during = f"every {plan.evaluate_every} steps on {count} images, and " if plan.evaluate_every else ""
-    unet = " with an untrained U-Net" if plan.options.untrained else ""
-    return [
-        f"data: {parts.name}; {len(parts.train)} images to train on, {len(parts.test)} held out ({parts.measured})",
-        f"model: {plan.options.model}{unet}, trained: {choices['tune']}, text: {text}",
-        f"recipe {plan.recipe_name}: {steps} steps of {recipe.schedule.batch} images of {recipe.crop_px} pixels, "
-        f"learning rate {recipe.schedule.lr:g}, head {json.dumps(recipe.model.get('head_options', {}))}",
-        f"augmentation: {augmentation}{'; images are encoded once' if recipe.cache_latents else ''}",
-        f"image size: {_image_size(plan)}",
-        split_text(accelerator, micro_batch=micro_batch),
-        f"evaluation: {during}at the end on all {len(parts.test)} held-out images",
-    ]
-
-
-def _image_size(plan: Plan) -> str:
-    """The size to which images are resized in prediction and in training, in words."""
-    recipe = plan.recipe
-    augmentation = {type(transform) for transform in recipe.transforms(recipe.crop_px)}
-    if plan.task.name == "detection":
-        side, pixels = "longer side" if recipe.model.get("keep_ratio", True) else "height and width", recipe.crop_px
-    else:
-        side, pixels = "shorter side", recipe.model.get("short_side_px")
-    if pixels is None:
-        return "that of the files, apart from the augmentation"
-    before = " and in training" if Resize in augmentation else ""
-    before = ", and in training before the random resize" if RandomResize in augmentation else before
-    return f"{side} {pixels} pixels in prediction{before}; the option crop changes it"
-
-
 def captions_file(plan: Plan, folder: Path) -> Path:
     """The caption file of a run."""
     return plan.options.captions or folder / "captions.db"
@@ -211,14 +174,21 @@ def prepared_data(
     folder: Path,
     accelerator: Accelerator,
     *,
+    micro_batch: int,
     drawn: Sequence[int] | None = None,
 ) -> Any:
     """The training data as the loop takes them. Of images that are encoded once, only those in `drawn`; None is all."""
     recipe = plan.recipe
-    latents = folder / "latents.safetensors" if recipe.cache_latents else None
-    transforms = recipe.transforms(recipe.crop_px)
     return training_data(
-        model, parts.train, transforms, seed=plan.options.seed, latents=latents, accelerator=accelerator, drawn=drawn
+        model,
+        parts.train,
+        recipe.transforms(recipe.crop_px),
+        seed=plan.options.seed,
+        folder=folder / "encoded" if recipe.cache_latents else None,
+        accelerator=accelerator,
+        drawn=drawn,
+        batch_size=micro_batch,  # as in a step, so that latents have the same bits
+        overwrite=not any((folder / "checkpoints").glob("step-*")),
     )
 
 
@@ -263,7 +233,7 @@ def _fit(
     steps = total_steps(recipe.schedule, len(parts.train))
     return fit(
         model,
-        prepared_data(plan, model, parts, folder, accelerator, drawn=drawn_by(plan, parts)),
+        prepared_data(plan, model, parts, folder, accelerator, micro_batch=micro_batch, drawn=drawn_by(plan, parts)),
         loss=task.loss(model),
         weight=task.weight,
         settings=loop_settings(plan, folder, micro_batch=micro_batch, steps=steps),
@@ -329,6 +299,7 @@ def _finish(
 def _clean_up(folder: Path, *, is_finished: bool) -> None:
     """Remove what a killed process left, and the checkpoints of a finished run, which are large."""
     remove_leftovers(folder)
+    (folder / ENCODERS).unlink(missing_ok=True)
     if is_finished:
         rmtree(folder / "checkpoints", ignore_errors=True)
 

@@ -23,6 +23,7 @@ from tadp.files.checks import check_choice, check_counts, check_numbers, check_w
 
 Shape = Literal["poly", "rise_and_fall", "constant"]
 Groups = Literal["matrices", "released"]
+FUSED_ADAM = ("cpu", "cuda", "mps", "xpu")  # devices with a fused AdamW, which updates all weights in one kernel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -396,7 +396,7 @@ def test_a_task_model_keeps_timesteps_and_noise(model, tmp_path):
 @torch.no_grad()
 def test_frameworks_see_the_wider_levels():
     backbone = build_backbone(timestep=(1, 261), combine_timesteps="concatenate")
-    pyramid = Pyramid(backbone, stride4="upsampled", stride4_channels=6)
+    pyramid = Pyramid(backbone, stride4="upsampled", stride4_channels=6, text="")
     assert pyramid.feature_info.channels == (6, 16, 109, 109, 32)
     assert tuple(level_map.shape[1] for level_map in pyramid(images(1, 64, 64))) == pyramid.feature_info.channels
 
@@ -408,7 +408,7 @@ def test_transformers_saves_timesteps_noise_and_scheduler(model, tmp_path):
 
     DDPMScheduler(beta_schedule="squaredcos_cap_v2").save_pretrained(model / "scheduler")
     options = {"timestep": [1, 261], "combine_timesteps": "concatenate", "noise_samples": 1}
-    model_with_noise = TADPModel(TADPConfig(base_model=str(model), backbone_options=options)).eval()
+    model_with_noise = TADPModel(TADPConfig(base_model=str(model), backbone_options=options, text="")).eval()
     model_with_noise.save_pretrained(tmp_path / "model")
     again = TADPModel.from_pretrained(tmp_path / "model").eval()
     assert again.pyramid.backbone.passes == model_with_noise.pyramid.backbone.passes

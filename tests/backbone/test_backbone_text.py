@@ -263,10 +263,15 @@ def test_some_levels_are_one_graph_from_latents_on():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("families", [(), ("SDXL",), ("SD 3", "FLUX")], ids=["SD 1.x", "SDXL", "transformers"])
+@pytest.mark.parametrize("families", [(), ("SDXL",), ("SD 3",), ("FLUX",)], ids=["SD 1.x", "SDXL", "SD 3", "FLUX"])
 def test_a_call_with_conditioning_is_one_graph_with_and_without_attention(families):
-    """Attention is attached and recorded in one graph, and separately for a family that is quick to trace."""
-    if IS_LOWEST:
-        families = tuple(family for family in families if family != "FLUX")
-    ways = [{"SD 3": 3}.get(family, 2) for family in families or ("SD 1.x",)]
-    assert compile_worker("whole", *families) == [line for n in ways for line in [["True"] * 2] + [["True"]] * n]
+    """A whole call has attention, and a call that starts from latents has none.
+
+    Attention is attached and recorded in one graph, and separately for a family that is quick to trace.
+
+    `test_compilation` compiles the parts of all families for other sizes.
+    """
+    if IS_LOWEST and families == ("FLUX",):
+        pytest.skip("FLUX of diffusers 0.36 is not one graph with torch 2.8, see docs/export.md")
+    sizes, more = (1 if families else 2), (2 if families == ("SD 3",) else 1)
+    assert compile_worker("whole", *families) == [["True"] * sizes] + [["True"]] * more

@@ -332,7 +332,7 @@ def test_blocks_are_for_bfloat16_without_gradient_alone():
 def test_blockwise_features_are_as_near_to_float32_as_the_fused_kernels(monkeypatch):
     exact = build_backbone()
     half = build_backbone().to(torch.bfloat16)
-    pixels = images(1, 96, 128)
+    pixels = images(4, 96, 128)  # the coarsest map of one image has 48 values; their errors differ by chance
     with torch.no_grad():
         expected = exact(pixels, "a dog").maps
         fused = half(pixels, "a dog").maps

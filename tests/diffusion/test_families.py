@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,20 @@ def test_maps_have_the_promised_channels_and_cells_at_any_size(backbones, family
         assert torch.isfinite(feature).all()
     assert features.attention.levels == (1, 2)
     assert not torch.allclose(features.maps[1][0], features.maps[1][1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_recorded_layer_projects_queries_and_keys_only_once(backbones, family):
+    backbone, counts, hooks = backbones[family], Counter(), []
+    for name, layer in backbone.unet.named_modules():
+        if name.endswith((".to_q", ".to_k", ".add_q_proj", ".add_k_proj")):
+            hooks.append(layer.register_forward_hook(lambda *_, name=name: counts.update([name])))
+    with torch.no_grad():
+        features = backbone(images(1, 64, 64), "a red dog")
+    for hook in hooks:
+        hook.remove()
+    assert features.attention.levels == (1, 2)
+    assert set(counts.values()) == {1}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -646,8 +661,8 @@ def test_the_gradient_flows_through_joint_attention(folders, family, monkeypatch
 def test_a_transformer_that_does_not_fit_is_refused(backbones):
     with pytest.raises(ModelError, match=r"has patch_size=1; tadp reads 2"):
         layout_of(build_sd3(patch_size=1))
-    with pytest.raises(ModelError, match=r"has 4 blocks; it needs 5 or more, because tadp takes its levels from three"):
-        layout_of(build_sd3(num_layers=4))
+    with pytest.raises(ModelError, match=r"has 5 blocks; it needs 6 or more, because tadp takes its levels from three"):
+        layout_of(build_sd3(num_layers=5))
     with pytest.raises(
         ValueError, match=r"has positions for at most 24x24 latent cells; got 28x8\. Use smaller images, or tiles"
     ):

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from builders import build_text_encoder, build_tokenizer, build_unet
@@ -187,16 +188,17 @@ def test_text_encoders_are_changed_as_diffusers_pipeline_changes_them(family, fo
     parts = {"unet": lora_of(pipeline.unet)} | {name: text_lora_of(getattr(pipeline, name)) for name in encoders}
     path, ratio = written(form, tmp_path, parts)
     backbone = TADPBackbone.from_pretrained(tmp_path / "model", lora=path, lora_scale=0.5)
-    reference = fused(family, path, 0.5)
+    is_old = diffusers.__version__.startswith("0.36.")  # cannot add a LoRA to the text encoders of transformers 5
+    reference = None if is_old else fused(family, path, 0.5)
     ours = {"unet": backbone.unet}
     ours |= {name: encoder.model for name, encoder in getattr(backbone.text_encoder, "parts", {}).items()}
     ours.setdefault("text_encoder", getattr(backbone.text_encoder, "model", None))
     for part, factors in parts.items():
         state, by_hand = ours[part].state_dict(), added(getattr(pipeline, part), factors, 0.5 * ratio).state_dict()
         assert not same(ours[part], getattr(pipeline, part))
-        for name, tensor in getattr(reference, part).state_dict().items():
-            torch.testing.assert_close(state[name], tensor, atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(state[name], by_hand[name], atol=1e-5, rtol=1e-5)
+        for expected in (by_hand, *(() if reference is None else (getattr(reference, part).state_dict(),))):
+            for name, tensor in expected.items():
+                torch.testing.assert_close(state[name], tensor, atol=1e-5, rtol=1e-5)
 
 
 def test_the_text_encoder_that_was_given_is_as_it_was_and_another_ones_lora_is_refused(model_source, tmp_path):

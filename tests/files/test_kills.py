@@ -284,8 +284,8 @@ def test_a_model_is_old_or_new_wherever_its_save_is_killed(make, read, tmp_path,
     shutil.copytree(tmp_path / "0", folder)
     seen, events = [], ("tempfile.mkdtemp", "os.rename")
     for _ in each_kill(lambda: models[1].save_pretrained(folder), folder=folder, events=events):
-        found = read(folder)
-        seen.append([is_same(found, model) for model in expected])
+        loaded = read(folder)
+        seen.append([is_same(loaded, model) for model in expected])
         shutil.rmtree(folder)
         shutil.copytree(tmp_path / "0", folder)
     assert {tuple(same) for same in seen} == {(True, False), (False, True)}

@@ -90,10 +90,11 @@ def train(options, *, model=None, data=None, loss=loss, weight=labelled_pixels, 
     accelerator.gradient_accumulation_steps = accumulation // accelerator.num_processes
     model = model or make_model()
     if data is None or isinstance(data, Kept):
-        latents = (options.cache or options.out) / "latents.safetensors" if options.cache_latents else None
+        folder = (options.cache or options.out) / "encoded" if options.cache_latents else None
         data = training_data(
-            model, data or make_data(), FLIP, seed=options.seed, latents=latents, accelerator=accelerator
-        )
+            model, data or make_data(), FLIP, seed=options.seed, folder=folder, accelerator=accelerator,
+            batch_size=options.micro_batch,
+        )  # fmt: skip
     names = ("data", "model", "untrained", "cache_latents", "text", "captions_sha256")
     settings = (
         "schedule", "seed", "micro_batch", "workers", "gradient_checkpointing", "ema", "log_every", "save_every",

@@ -19,9 +19,11 @@ from torch._dynamo.testing import CompileCounter
 
 from tadp import Conditioning, TADPBackbone
 
-NONE = ((), ())
-WAYS = {"SDXL": (NONE, ((1,), (2,))), "SD 3": (NONE, ((1, 2), ()), ((), (1, 2))), "FLUX": (NONE, ((1,), (2,)))}
-SMALL = {"SDXL": {"layers_per_block": 1}}  # tracing time grows with the number of layers
+NONE = ((), ())  # levels whose attention is attached, and levels where it is recorded
+WAYS = {"SDXL": (((1,), (2,)), NONE), "SD 3": (((1, 2), ()), ((), (1, 2)), NONE), "FLUX": (((1,), (2,)), NONE)}
+# Tracing time grows with the number of layers.
+TWO_LEVELS = {"channels": (8, 16)}
+SMALL = {"SDXL": {"layers_per_block": 1, "transformer_layers_per_block": [1, 1, 1]}}
 
 
 def same(actual, expected):
@@ -38,7 +40,7 @@ def same(actual, expected):
 
 @torch.no_grad()
 def captions():
-    backbone = build_backbone(unet=build_unet(channels=(8, 16, 16)), attach_attention=(0, 1))
+    backbone = build_backbone(unet=build_unet(**TWO_LEVELS), attach_attention=(0,))
     pixels = images(2, 64, 64)
     counter = CompileCounter()
     compiled = torch.compile(backbone, backend=counter)
@@ -47,29 +49,36 @@ def captions():
             print(same(compiled(pixels), backbone(pixels)), counter.frame_count)
 
 
-def whole(backbone: TADPBackbone, *ways: tuple[tuple[int, ...], tuple[int, ...]]):
-    """Compile whole calls with these levels attached and recorded, in the first way for two image and batch sizes.
+def whole(backbone: TADPBackbone, *ways: tuple[tuple[int, ...], tuple[int, ...]], sizes: int = 1):
+    """Compile a whole call in the first way, for `sizes` sizes of image and batch.
 
-    Then compile `extract`, which starts from latents, with gradients.
+    Then compile `extract`, which starts from latents, with gradients, in each of the other ways.
     """
     text = backbone.encode_text(["a dog", "a red cat"])
     plain = Conditioning(text.embeddings, pooled=text.pooled)
-    calls = [(images(2, 64, 96), text), (images(1, 100, 70), plain.take([0]))]
-    for attach, record in ways:
+    calls = [(images(2, 64, 96), text), (images(1, 100, 70), plain.take([0]))][:sizes]
+    inputs = latents(2, 8, 8) if backbone.layout.latent_channels == 4 else torch.randn(2, 16, 8, 8), plain
+    for number, (attach, record) in enumerate(ways):
         torch._dynamo.reset()
         backbone = backbone.with_options(attach_attention=attach, record_attention=record)
-        compiled = torch.compile(backbone, backend="eager", fullgraph=True)
-        with torch.no_grad():
-            print(*(same(compiled(*call), backbone(*call)) for call in calls))
-        calls = calls[:1]
-    inputs = latents(2, 8, 8) if backbone.layout.latent_channels == 4 else torch.randn(2, 16, 8, 8), plain
-    print(same(torch.compile(backbone.extract, backend="eager", fullgraph=True)(*inputs), backbone.extract(*inputs)))
+        if number == 0:
+            compiled = torch.compile(backbone, backend="eager", fullgraph=True)
+            with torch.no_grad():
+                print(*(same(compiled(*call), backbone(*call)) for call in calls))
+        else:
+            compiled = torch.compile(backbone.extract, backend="eager", fullgraph=True)
+            print(same(compiled(*inputs), backbone.extract(*inputs)))
 
 
 def noise():
     """Compile `extract`, which starts from latents, with several timesteps and noise."""
     backbone = build_backbone(
-        scheduler={"beta_schedule": "linear"}, timestep=(1, 261), noise_samples=1, combine_timesteps="concatenate"
+        unet=build_unet(**TWO_LEVELS),
+        attach_attention=(0,),
+        scheduler={"beta_schedule": "linear"},
+        timestep=(1, 261),
+        noise_samples=1,
+        combine_timesteps="concatenate",
     )
     inputs = latents(2, 8, 8), Conditioning(embeddings(2, 77))
     compiled = torch.compile(backbone.extract, backend="eager", fullgraph=True)
@@ -78,8 +87,9 @@ def noise():
 
 def some_levels():
     """Compile `extract` for some of the levels, the finest of which records attention after its map."""
-    backbone, inputs = build_backbone(), (latents(2, 8, 8), Conditioning(embeddings(2, 77)))
-    for levels in ((1, 2), (3,)):
+    backbone = build_backbone(unet=build_unet(channels=(8, 16, 16)), attach_attention=(1,))
+    inputs = latents(2, 8, 8), Conditioning(embeddings(2, 77))
+    for levels in ((1,), (2,)):
         compiled = torch.compile(backbone.extract, backend="eager", fullgraph=True)
         print(same(compiled(*inputs, levels=levels), backbone.extract(*inputs, levels=levels)))
 
@@ -98,4 +108,4 @@ else:
             )
             whole(backbone, *WAYS[family])
         if not sys.argv[2:]:
-            whole(build_backbone(unet=build_unet(channels=(8, 16, 16)), attach_attention=(0, 1)), NONE, ((0,), (1,)))
+            whole(build_backbone(unet=build_unet(**TWO_LEVELS), attach_attention=(0,)), ((0,), (0,)), NONE, sizes=2)

@@ -37,13 +37,13 @@ from tadp.files.run_lock import only_run
 from tadp.tasks import TADPForSemanticSegmentation
 from tadp.trainer import TrainingRun, TrainOptions, dry_run, estimate, run_report, train, training_loop, training_run
 from tadp.trainer.checkpoints import Watch
-from tadp.trainer.processes import start
+from tadp.trainer.encoded_data import EncodedData
 from tadp.trainer.recipes import DETECTION
 from tadp.trainer.run_data import contents, open_parts
 from tadp.trainer.run_plan import TASKS, head_options, make_plan
 from tadp.trainer.run_record import drawing_score
 from tadp.trainer.run_report import command
-from tadp.trainer.training_batches import cached_latents, drawn_images
+from tadp.trainer.training_batches import drawn_images
 from tadp.training.schedules import Schedule
 
 pytestmark = [
@@ -312,6 +312,14 @@ def test_a_model_that_is_not_better_than_a_trivial_prediction_is_named(score, is
     assert ("not better than 'mean depth'" in depth) == (not score < 0.505)
 
 
+def encoded_images(folder: Path) -> int:
+    count = 0
+    for path in (folder / "encoded").glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            count += file.get_slice("latents").get_shape()[0]
+    return count
+
+
 def test_a_short_run_encodes_only_the_images_that_it_takes(tmp_path, monkeypatch):
     folder, changes = coco_folder(tmp_path / "export", 15), {"class_names": CLASSES[1:], "steps": 2, "crop": 64}
     changes |= {"head_options": {"channels": 8, "hidden_channels": 16}}
@@ -322,10 +330,8 @@ def test_a_short_run_encodes_only_the_images_that_it_takes(tmp_path, monkeypatch
     short = run(folder, tmp_path / "short", "detection", **changes)
     monkeypatch.setattr(training_run, "drawn_by", lambda *_: None)
     whole = run(folder, tmp_path / "whole", "detection", **changes)
-    with safe_open(short.folder / "latents.safetensors", "pt") as file:
-        assert file.get_slice("latents").get_shape()[0] == 2 * 4  # of 12 images
-    with safe_open(whole.folder / "latents.safetensors", "pt") as file:
-        assert file.get_slice("latents").get_shape()[0] == 12
+    assert encoded_images(short.folder) == 2 * 4  # of 12 images
+    assert encoded_images(whole.folder) == 12
     own, expected = (weights(finished.model) for finished in (short, whole))
     assert all(torch.allclose(own[name], expected[name], atol=1e-5) for name in own)
     schedule = Schedule(steps=5, batch=4, lr=1e-3)
@@ -852,28 +858,28 @@ def test_a_figure_without_value_is_nan_when_a_finished_run_is_read_again(export,
 
 
 def test_stored_latents_are_those_of_the_images_as_they_are_now(tmp_path):
-    export = mask_folder(tmp_path / "photos", 2)
+    export, folder = mask_folder(tmp_path / "photos", 2), tmp_path / "encoded"
     backbone = TADPBackbone.from_pretrained("tadp-tiny")
-    reset_accelerate()
-    accelerator, _ = start(Schedule(steps=1, batch=1, lr=1e-3), seed=0)
 
-    def stored() -> torch.Tensor:
+    def stored(**options) -> torch.Tensor:
         data = datasets.open(export, class_names=CLASSES)
-        latents = cached_latents(backbone, data, [], tmp_path / "latents", accelerator)
-        return latents.clone()
+        encoded = EncodedData.encode(folder, backbone, data, captions=False, **options)
+        return torch.cat([encoded[index].latents for index in range(2)])
 
-    first = stored()
-    written = (tmp_path / "latents").stat().st_mtime_ns
+    first, file = stored(), folder / "00000000.safetensors"
+    written = file.stat().st_mtime_ns
     assert torch.equal(stored(), first)
-    assert (tmp_path / "latents").stat().st_mtime_ns == written
-    (tmp_path / "latents").unlink()  # the returned latents map the file, so it must not be cut short in place
-    (tmp_path / "latents").write_bytes(b"cut")
+    assert file.stat().st_mtime_ns == written
+    file.unlink()
+    file.write_bytes(b"cut")
     assert torch.equal(stored(), first)
     image = next((export / "images").glob("*"))
     with Image.open(image) as picture:
         mirrored = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     mirrored.save(image)
-    changed = stored()
+    with pytest.raises(OutputError, match=r"other settings: images was '\w+' and is '\w+'\. Delete the folder"):
+        stored()
+    changed = stored(overwrite=True)
     assert not torch.equal(changed, first)
     backbone.vae.config["scaling_factor"] *= 2
-    torch.testing.assert_close(stored(), 2 * changed)
+    torch.testing.assert_close(stored(overwrite=True), 2 * changed)

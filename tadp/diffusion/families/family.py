@@ -8,6 +8,7 @@ describes all of this, so that no other code depends on the model. docs/add-a-ba
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -19,8 +20,10 @@ from torch import Tensor, nn
 from tadp.diffusion.families.layout import Layout
 from tadp.diffusion.noise import Kind
 from tadp.errors import ModelError
+from tadp.files.diffusers_hooks import check_gradient, check_hooks, is_hooked
 from tadp.files.inference import computing
 from tadp.files.model_folder import WEIGHTS, save_weights
+from tadp.files.sharding import explained_shards
 from tadp.text.conditioning import Conditioning
 from tadp.text.encoder_files import TextFiles
 from tadp.text.stack import AnyText
@@ -60,6 +63,9 @@ class Family(ABC):
         records_heads: Whether `one_pass` takes `record_heads`, for attention per head.
         takes_any_size: Whether one exported graph works for images of all sizes. False if the denoiser computes
             something from the image's size.
+        repeated: The classes of the parts that `backbone.compile` compiles and FSDP shards, such as resnets and
+            transformer blocks. A pass calls them as modules, and no part contains another.
+        samplers: The classes of modules that change the size of a map, which FSDP shards. A pass calls them as modules.
         lora_layers: Suffixes of the names of the denoiser's layers to which a LoRA is added in training.
     """
 
@@ -71,6 +77,8 @@ class Family(ABC):
     takes_mask: ClassVar[bool] = True
     records_heads: ClassVar[bool] = False
     takes_any_size: ClassVar[bool] = True
+    repeated: ClassVar[tuple[type[nn.Module], ...]] = ()
+    samplers: ClassVar[tuple[type[nn.Module], ...]] = ()
     lora_layers: ClassVar[tuple[str, ...]] = ()
 
     # What each family must define
@@ -177,11 +185,13 @@ class Family(ABC):
             raise ValueError(f"the attention of {self.name} takes no text mask; encode the text without mask_padding.")
         model, kind = model._modules.get("_orig_mod", model), self.denoiser_class  # the inside of a compiled one
         if not isinstance(model, kind):
+            refuse_adapter(model)
             raise ModelError(f"the {self.part} was replaced by a {type(model).__name__}; pass a {kind.__name__}.")
         if not torch.compiler.is_compiling():
             self.check_unchanged(model, layout)
+            check_hooks(model, self.uncalled(model), self.part)
         layout = layout.only(levels, record_levels)
-        with computing(model, self.part):
+        with computing(model, self.part), self._explained(model):
             maps, attention = self.one_pass(
                 model,
                 layout,
@@ -203,6 +213,10 @@ class Family(ABC):
             record_heads=record_heads,
             family=self.name,
         )
+        compiles = torch.compiler.is_compiling()
+        if not compiles and maps[0].requires_grad and any(map(is_hooked, model.modules())):
+            for level in maps:
+                level.register_hook(lambda _: check_gradient(model, self.part))
         return maps, attention
 
     def prepare(self, model: Any, layout: Layout) -> None:
@@ -231,6 +245,25 @@ class Family(ABC):
     def unused(self, model: Any, layout: Layout) -> Iterable[nn.Module]:
         """Layers that a pass never runs: those after the last map and the last attention in `layout`."""
         return ()
+
+    def uncalled(self, model: Any) -> Iterable[nn.Module]:
+        """Modules that a pass does not call, because it calls their parts, so that hooks on them never run."""
+        return (model,)
+
+    def offload_blocks(self, model: Any) -> list[nn.Module]:
+        """The `repeated` modules that a pass always calls, which `group_offload="block_level"` moves as a whole."""
+        uncalled = list(self.uncalled(model))
+        return [part for part in model.modules() if isinstance(part, self.repeated) and part not in uncalled]
+
+    def parts_to_shard(self, model: Any) -> list[nn.Module]:
+        """The `repeated` and `samplers` modules that a pass always calls, which FSDP can shard one by one."""
+        samplers = [part for part in model.modules() if isinstance(part, self.samplers)]
+        return self.offload_blocks(model) + samplers
+
+    def _explained(self, model: Any) -> AbstractContextManager[None]:
+        if torch.compiler.is_compiling():
+            return nullcontext()
+        return explained_shards(model, self.uncalled(model), self.part)
 
     def denoise(
         self,
@@ -355,3 +388,12 @@ class DiffusersFamily(Family):
         """The config's `sample_size`; the smaller side if it has two."""
         size = model.config.get("sample_size")
         return min(size) if isinstance(size, (list, tuple)) else size
+
+
+def refuse_adapter(model: nn.Module) -> None:
+    """Refuse a denoiser inside a model of peft, with a ModelError."""
+    if "base_model" in model._modules:
+        raise ModelError(
+            f"the denoiser is inside a {type(model).__name__} of peft. Merge the adapter first: backbone.unet = "
+            "backbone.unet.merge_and_unload()."
+        )

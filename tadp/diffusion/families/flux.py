@@ -4,7 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformer2DModel
+from diffusers.models.transformers.transformer_flux import (
+    FluxSingleTransformerBlock,
+    FluxTransformer2DModel,
+    FluxTransformerBlock,
+)
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -29,6 +33,7 @@ class Flux(JointTransformerFamily):
     denoiser_class = FluxTransformer2DModel
     text_parts = ("text_encoder", "text_encoder_2")
     processor = recorder_class = RecordingFluxProcessor
+    repeated = (FluxTransformerBlock, FluxSingleTransformerBlock)
     patch_size = 1  # latents are packed before they reach the transformer
 
     def blocks(self, model: FluxTransformer2DModel) -> dict[str, nn.Module]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from tadp.diffusion.families.family import PARTS, Family
+from tadp.diffusion.families.family import PARTS, Family, refuse_adapter
 from tadp.errors import ModelError
 
 _FAMILIES: dict[str, Family] = {}
@@ -45,6 +45,7 @@ def family_of(model: nn.Module) -> Family:
     for family in reversed(_FAMILIES.values()):
         if isinstance(model, family.denoiser_class) and family.matches(family.config(model)):
             return family
+    refuse_adapter(model)
     raise ModelError(f"tadp cannot read a {type(model).__name__}; it reads {known_families()}.")
 
 

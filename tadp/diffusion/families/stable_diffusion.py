@@ -3,14 +3,25 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.upsampling import Upsample2D
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.diffusion.attention import RecordingAttnProcessor, install_recording
 from tadp.diffusion.families.family import DiffusersFamily, LoraLoader
 from tadp.diffusion.families.layout import Layout
-from tadp.diffusion.unet import check_unet, layers_after, unet_attention_layers, unet_pass, unet_taps
+from tadp.diffusion.unet import (
+    layers_after,
+    partly_run_layers,
+    unet_attention_layers,
+    unet_pass,
+    unet_taps,
+)
+from tadp.diffusion.unet_names import check_unet
 from tadp.errors import ModelError
 from tadp.text.conditioning import Conditioning
 
@@ -21,6 +32,8 @@ class StableDiffusion(DiffusersFamily):
     name = "Stable Diffusion 1.x and 2.x"
     denoiser_class = UNet2DConditionModel
     recorder_class = RecordingAttnProcessor
+    repeated = (ResnetBlock2D, BasicTransformerBlock)
+    samplers = (Downsample2D, Upsample2D)
     records_heads = True
 
     def matches(self, config: Mapping[str, Any]) -> bool:
@@ -62,6 +75,10 @@ class StableDiffusion(DiffusersFamily):
         finest = min(layout.wanted)
         rest = layers_after(model, finest, is_recorded=finest in layout.attention_levels)
         return [module for module in (*rest, model.conv_norm_out, model.conv_out) if module is not None]
+
+    def uncalled(self, model: UNet2DConditionModel) -> list[nn.Module]:
+        """The U-Net, its up blocks, and the layers of which a pass may only run the part that is recorded."""
+        return [model, *model.up_blocks, *partly_run_layers(model)]
 
     def one_pass(
         self,

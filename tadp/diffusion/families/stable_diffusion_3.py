@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch.nn.functional as F
+from diffusers.models.attention import JointTransformerBlock
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ class StableDiffusion3(JointTransformerFamily):
     denoiser_class = SD3Transformer2DModel
     text_parts = ("text_encoder", "text_encoder_2", "text_encoder_3")
     processor = recorder_class = RecordingJointProcessor
+    repeated = (JointTransformerBlock,)
     patch_size = PATCH
 
     def blocks(self, model: SD3Transformer2DModel) -> dict[str, nn.Module]:

@@ -125,8 +125,9 @@ def _fuse_denoiser(
     lora = family_of(unet).lora(unet)
     load = lora.mixin.load_lora_into_unet if prefix == "unet" else lora.mixin.load_lora_into_transformer
     scales: dict[str, Any] = {"network_alphas": alphas} if lora.takes_alphas else {}
-    if metadata:
-        scales = dict.fromkeys(scales) | {"metadata": metadata}  # peft's settings contain the alphas
+    if metadata:  # peft's settings contain the alphas
+        defaults = {f"{prefix}.rank_pattern": {}, f"{prefix}.target_modules": None}  # diffusers 0.36 requires both
+        scales = dict.fromkeys(scales) | {"metadata": defaults | metadata}
     with needs("a LoRA needs peft", install="pip install 'tadp[train]'"):
         load(state, **{prefix: unet}, adapter_name=_ADAPTER, **scales)
     unet.fuse_lora(lora_scale=scale)

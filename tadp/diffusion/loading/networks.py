@@ -11,6 +11,7 @@ from torch import nn
 
 from tadp.diffusion.families import family_of, family_of_config
 from tadp.diffusion.families.family import PARTS, DiffusersFamily
+from tadp.diffusion.loading.quantized import load_quantized
 from tadp.diffusion.vae import AnyVAE, encoder_of
 from tadp.errors import MissingFileError, ModelError
 from tadp.files.building import build
@@ -34,22 +35,33 @@ from tadp.text.stack import AnyText
 _SUFFIX = ".safetensors"
 
 
-def load_unet(folder: Path, *, variant: str | None, dtype: torch.dtype) -> Any:
-    """Load the denoiser of a model folder, from `unet/` or `transformer/`.
+def load_unet(folder: Path, *, variant: str | None, dtype: torch.dtype, quantization: Any = None) -> Any:
+    """Load the denoiser of a model folder, from `unet/` or `transformer/`. See `load_denoiser`.
 
     Raises:
         ModelError: If the denoiser belongs to no known family, or its weights do not fit its config.
     """
-    return load_denoiser(folder, _denoiser_in(folder), variant=variant, dtype=dtype)
+    return load_denoiser(folder, denoiser_in(folder), variant=variant, dtype=dtype, quantization=quantization)
 
 
-def load_denoiser(folder: Path, part: str, *, variant: str | None, dtype: torch.dtype) -> Any:
-    """Load a denoiser from a subfolder of a model folder; if `part` is "", from the folder itself.
+def load_denoiser(folder: Path, part: str, *, variant: str | None, dtype: torch.dtype, quantization: Any = None) -> Any:
+    """Load a denoiser from a subfolder of a model folder.
+
+    Args:
+        folder: The model folder.
+        part: The subfolder; "" if the denoiser is in the folder itself.
+        variant: Variant of the weight files, such as "fp16"; None for files without a variant.
+        dtype: The dtype of the loaded weights.
+        quantization: A quantization config of diffusers; None does not quantize.
 
     Raises:
         ModelError: If the denoiser belongs to no known family, or its weights do not fit its config.
     """
     denoiser = _hollow(folder, part)
+    if quantization is not None:
+        if not isinstance(family_of(denoiser), DiffusersFamily):
+            raise ModelError(f"{type(denoiser).__name__} is not a model of diffusers; pass no quantization_config.")
+        return load_quantized(denoiser, folder / part, config=quantization, variant=variant, dtype=dtype)
     fill(denoiser, weight_files(folder / part, WEIGHTS["unet"], variant), dtype, folder / part)
     for name, buffer in denoiser.named_buffers():
         if buffer.is_meta:
@@ -66,7 +78,7 @@ def hollow_denoiser(folder: Path) -> Any:
     Raises:
         ModelError: If the config belongs to no known family or does not describe a denoiser.
     """
-    return _hollow(folder, _denoiser_in(folder))
+    return _hollow(folder, denoiser_in(folder))
 
 
 def hollow_vae(folder: Path, part: str = "vae") -> AnyVAE:
@@ -100,7 +112,15 @@ def save_denoiser(model: nn.Module, folder: Path) -> None:
     family.save(model, folder)
 
 
-def load_text(folder: Path, denoiser: Any, *, variant: str | None, dtype: torch.dtype, load_t5: bool = True) -> AnyText:
+def load_text(
+    folder: Path,
+    denoiser: Any,
+    *,
+    variant: str | None,
+    dtype: torch.dtype,
+    load_t5: bool = True,
+    quantization: Mapping[str, Any] | None = None,
+) -> AnyText:
     """Load the text encoder or encoders that belong to a denoiser.
 
     Args:
@@ -109,12 +129,13 @@ def load_text(folder: Path, denoiser: Any, *, variant: str | None, dtype: torch.
         variant: Variant of the weight files, such as "fp16"; None for files without a variant.
         dtype: The dtype of the loaded weights.
         load_t5: Whether to load T5, the third text encoder of Stable Diffusion 3, if the folder has it.
+        quantization: Quantization configs of transformers, by subfolder; None quantizes nothing.
 
     Raises:
         MissingFileError: If an encoder, its tokenizer or one of their files is missing.
         ModelError: If an encoder is of a kind that the denoiser's family does not use.
     """
-    files = TextFiles(folder, variant=variant, dtype=dtype, load_t5=load_t5)
+    files = TextFiles(folder, variant=variant, dtype=dtype, load_t5=load_t5, quantization=quantization)
     return family_of(denoiser).text(files, denoiser)
 
 
@@ -131,7 +152,9 @@ def load_vae(folder: Path, *, variant: str | None, dtype: torch.dtype, part: str
     return encoder
 
 
-def load_drop_in_unet(name: str | Path, base: Path, *, dtype: torch.dtype, hub: HubOptions) -> Any:
+def load_drop_in_unet(
+    name: str | Path, base: Path, *, dtype: torch.dtype, hub: HubOptions, quantization: Any = None
+) -> Any:
     """Load a denoiser that replaces the denoiser of a base model.
 
     Args:
@@ -141,19 +164,25 @@ def load_drop_in_unet(name: str | Path, base: Path, *, dtype: torch.dtype, hub: 
         base: The base model's folder.
         dtype: The dtype of the loaded weights.
         hub: The variant of the weight files, the revision to download, and how to download it.
+        quantization: A quantization config of diffusers; None does not quantize.
 
     Raises:
         UnknownModelError, MissingFileError: If the denoiser cannot be found or downloaded.
         ModelError: If the tensors of a .safetensors file do not fit the base model's U-Net.
     """
     if str(name).endswith(_SUFFIX):
+        if quantization is not None:
+            raise ModelError(
+                f"{name} is a single file, which diffusers does not quantize. Load it without quantization_config=, "
+                "call save_pretrained, and load that folder with it."
+            )
         path = local_file(name, hub=hub)
         try:
             return fill(hollow_denoiser(base), [path], dtype, path)
         except ModelError as error:
             raise ModelError(f"{path} does not hold the U-Net that {base} describes; {error}") from error
     return _part_or_root(name, PARTS, hub, lambda folder, part: load_denoiser(
-        folder, part, variant=_variant_of_drop_in(folder / part, hub), dtype=dtype
+        folder, part, variant=_variant_of_drop_in(folder / part, hub), dtype=dtype, quantization=quantization
     ))  # fmt: skip
 
 
@@ -188,15 +217,15 @@ def load_text_adapter(adapter: nn.Module, folder: Path, *, dtype: torch.dtype) -
     fill(adapter, [path], dtype, path)
 
 
-def _denoiser_in(folder: Path) -> str:
+def denoiser_in(folder: Path) -> str:
     """The subfolder that exists, or "unet" if neither does."""
-    found = [part for part in PARTS if (folder / part).is_dir()]
-    if len(found) > 1:
+    denoisers = [part for part in PARTS if (folder / part).is_dir()]
+    if len(denoisers) > 1:
         raise ModelError(
-            f"{folder} has two denoisers, {' and '.join(f'{part}/' for part in found)}; a model has one. Remove the "
-            "one that does not belong to it."
+            f"{folder} has two denoisers, {' and '.join(f'{part}/' for part in denoisers)}; a model has one. Remove "
+            "the one that does not belong to it."
         )
-    return found[0] if found else PARTS[0]
+    return denoisers[0] if denoisers else PARTS[0]
 
 
 def _hollow(folder: Path, part: str) -> nn.Module:

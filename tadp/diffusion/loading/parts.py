@@ -11,9 +11,10 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import nn
 
-from tadp.diffusion.families import family_of
+from tadp.diffusion.families import family_of, family_of_config
 from tadp.diffusion.loading.lora_fusion import fuse_lora
 from tadp.diffusion.loading.networks import (
+    denoiser_in,
     load_drop_in_unet,
     load_drop_in_vae,
     load_text,
@@ -21,9 +22,10 @@ from tadp.diffusion.loading.networks import (
     load_vae,
     save_denoiser,
 )
+from tadp.diffusion.loading.quantized import by_part
 from tadp.diffusion.noise import SCHEDULER, read_scheduler
 from tadp.diffusion.vae import AnyVAE, encoder_of
-from tadp.errors import MissingFileError
+from tadp.errors import MissingFileError, ModelError
 from tadp.files.fingerprint import WeightSample, sample_weights
 from tadp.files.hub import HubOptions, read_json
 from tadp.files.inference import uncompiled
@@ -52,6 +54,7 @@ def load_parts(
     lora_scale: float = 1.0,
     hub: HubOptions | None = None,
     load_t5: bool = True,
+    quantization: Any = None,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, WeightSample]]:
     """Load the parts of a backbone from a folder in diffusers layout.
 
@@ -65,6 +68,7 @@ def load_parts(
         hub: The variant of the weight files, and how replacing parts and the LoRA are downloaded. They come from their
             default branches: `hub.revision` is the revision of the folder. None is `HubOptions()`.
         load_t5: Whether to load T5, the third text encoder of Stable Diffusion 3, if the folder has it.
+        quantization: How weights are quantized: a config for the denoiser, or configs by part; None quantizes nothing.
 
     Returns:
         Three dictionaries. The first has the parts, which are U-Net, VAE, text encoder, tokenizer and scheduler, as
@@ -81,10 +85,13 @@ def load_parts(
     weights: dict[str, WeightSample] = {}
     hub = (hub or HubOptions()).at(None)
     options: dict[str, Any] = {"variant": hub.variant, "dtype": dtype}
+    configs = _quantization(quantization, folder, parts, lora)
     if "unet" not in parts:
-        parts["unet"] = load_unet(folder, **options)
+        parts["unet"] = load_unet(folder, **options, quantization=configs.pop("unet", None))
     elif isinstance(parts["unet"], str | Path):
-        parts["unet"] = load_drop_in_unet(parts["unet"], folder, dtype=dtype, hub=hub)
+        parts["unet"] = load_drop_in_unet(
+            parts["unet"], folder, dtype=dtype, hub=hub, quantization=configs.pop("unet", None)
+        )
     if "vae" not in parts:
         vae_dtype = family_of(parts["unet"]).vae_dtype(read_config(folder, "vae"), dtype)
         parts["vae"] = load_vae(folder, variant=hub.variant, dtype=vae_dtype)
@@ -92,7 +99,7 @@ def load_parts(
         parts["vae"] = load_drop_in_vae(parts["vae"], dtype=dtype, hub=hub)
     if "text_encoder" not in parts and saved.get("has_text_encoder", True):
         try:
-            text = load_text(folder, parts["unet"], **options, load_t5=load_t5)
+            text = load_text(folder, parts["unet"], **options, load_t5=load_t5, quantization=configs)
         except MissingFileError as error:
             if (given or {}).get("unet") is None:
                 raise
@@ -113,6 +120,32 @@ def load_parts(
                 parts[name] = copy.deepcopy(parts[name])  # the caller's part stays unchanged
         fuse_lora(parts["unet"], _encoders(parts.get("text_encoder")), lora, scale=lora_scale, hub=hub)
     return parts | {"scheduler": read_scheduler(folder)}, saved.get("options", {}), weights
+
+
+def _quantization(quantization: Any, folder: Path, given: Mapping[str, Any], lora: Any) -> dict[str, Any]:
+    """The quantization config of each part that is loaded from a folder; that of the denoiser is called "unet".
+
+    Raises:
+        ModelError: If a part is not read from files, or a LoRA should be added to quantized weights.
+    """
+    if quantization is None:
+        return {}
+    denoiser = denoiser_in(folder)
+    encoders = family_of_config(read_config(folder, denoiser), folder / denoiser).text_parts
+    configs = by_part(quantization, denoiser, encoders)
+    if lora is not None:
+        raise ModelError(
+            "lora= changes weights, and quantized weights cannot change. Load the model with lora= only, call "
+            "save_pretrained, and load that folder with quantization_config=."
+        )
+    modules = {denoiser: given.get("unet"), encoders[0]: given.get("text_encoder")}
+    for part, module in modules.items():
+        if part in configs and isinstance(module, nn.Module):
+            raise ModelError(
+                f"quantization_config quantizes the {part} while it is read, but you passed a module. Pass the "
+                "folder of its files instead, or quantize the module before you pass it."
+            )
+    return {"unet" if part == denoiser else part: config for part, config in configs.items()}
 
 
 def _saved_entries(*, has_text_encoder: bool, options: Mapping[str, Any]) -> None:
