@@ -1,9 +1,11 @@
 """`tadp extract`: write the features of a folder of images to a folder."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,11 +48,20 @@ from tadp.cli.terminal import (
     wrong_usage,
 )
 from tadp.errors import TADPError
+from tadp.language.grammar import counted
 
 if TYPE_CHECKING:
-    from tadp.extract import Outcome
+    from tadp.extract import Outcome, SavedTensors
 
 _ROWS_SHOWN = 20  # rows of the table that is printed after a run
+
+
+class SavedDtype(StrEnum):
+    """Data types of the tensors that are written."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
 
 
 @command(
@@ -61,6 +72,7 @@ _ROWS_SHOWN = 20  # rows of the table that is printed after a run
     "--captioner blip2 --min-new-tokens 20",
     "tadp extract photos -o features --level 1 --level 2 --dtype bfloat16",
     "tadp extract photos -o features --tile 512 --overlap 128",
+    "tadp extract photos -o features --shards --level 1 --save-dtype float16 --pool-attention dog --pool-attention cat",
 )
 def extract(
     images: Images,
@@ -107,8 +119,38 @@ def extract(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results from other settings or from an older image.")
     ] = False,
+    shards: Annotated[
+        bool, typer.Option("--shards", help="Write a feature store, for any number of images, not files per image.")
+    ] = False,
+    shard_mb: Annotated[int, typer.Option("--shard-mb", min=1, help="Largest size of a shard, in MB.")] = 256,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try images again that failed in an earlier run with --shards.")
+    ] = False,
+    pool_attention: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pool-attention",
+            metavar="NAME",
+            help="Average attention over a word, noun or class, instead of one channel per token. Repeatable.",
+            show_default="no names",
+        ),
+    ] = None,
+    save_dtype: Annotated[
+        SavedDtype | None,
+        typer.Option("--save-dtype", help="Data type of the tensors that are written.", show_default="that of --dtype"),
+    ] = None,
+    pool: Annotated[int, typer.Option("--pool", min=1, help="Write means over squares with this side in cells.")] = 1,
+    grid: Annotated[
+        str | None,
+        typer.Option(
+            "--grid",
+            metavar="HxW",
+            help="Reduce all maps to a grid of this size, such as 16x16; 1x1 is the mean over the image.",
+            show_default="the size of each level",
+        ),
+    ] = None,
 ) -> None:
-    """Write the features of images, one file per image.
+    """Write the features of images, in two files per image or in a feature store.
 
     For photos/pets/rex.jpg, `tadp extract photos -o features` writes two files: features/pets/rex.safetensors, with
     the maps map.0 (the finest level), map.1 …, attention.<level>, and with --heads also heads.<level>; and
@@ -122,17 +164,25 @@ def extract(
     settings, or an image has changed, nothing is replaced unless you pass --overwrite. A run that is killed leaves no
     half-written results. Only one run at a time writes to a folder.
 
+    With --shards, the output is a feature store: large files with many images each, and a manifest. Python reads it
+    with tadp.extract.FeatureStore, and `tadp features` reports what is in it. Images that failed are not tried again,
+    unless they have changed or you pass --retry-failed.
+
+    The command says how much disk space the results need, and stops if there is less.
+
     An image that cannot be read, or is too large for the memory, is reported, and the others are processed. Folders and
     links that cannot be read are reported too. Files that are not images are counted and left out.
     """
     with no_gc():
         from tadp.captions import CaptionTable
         from tadp.extract import ImageList, extract_images, writable_folder
-        from tadp.images.tiles import grid
+        from tadp.extract.saved_tensors import expected_bytes, readable_bytes
+        from tadp.images import tiles
 
     if captions is not None and (caption is not None or captioner is not None):
         raise typer.BadParameter("pass only one of --captions, --caption and --captioner.", param_hint="--captions")
     source = "" if captions is not None else caption_source(model, caption, captioner)
+    saved = _saved_tensors(pool_attention, save_dtype, pool, grid)
     image_list = ImageList.of(images)
     words = CaptionTable.open(captions) if captions is not None else caption
     writable_folder(output)
@@ -142,15 +192,22 @@ def extract(
     check_levels(attention, [k for k in backbone.layout.attention_levels if k in known], backbone, "--attention")
     if tile_px is not None:
         with wrong_usage("--tile"):
-            grid((tile_px, tile_px), tile_px=tile_px, overlap_px=overlap_px, multiple=max(backbone.strides))
+            tiles.grid((tile_px, tile_px), tile_px=tile_px, overlap_px=overlap_px, multiple=max(backbone.strides))
     backbone = backbone.with_options(
         record_attention=[*backbone.record_attention, *(attention or ())],
         record_heads=heads or backbone.record_heads,
+        pool_attention=pool_attention or backbone.pool_attention,
     )
     if words is None:
         words = load_captioner(
             source, device, batch_size=batch_size, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens
         )
+    elif caption is not None and not truncate:
+        backbone.encode_text(caption)  # refuses a text that is too long before anything is printed
+    expected = expected_bytes(
+        list(image_list.names), saved, backbone=backbone, levels=sorted(set(level or known)), max_side_px=max_side_px
+    )
+    echo(f"{counted(len(image_list.names), 'image')}, about {readable_bytes(expected)} of features")
     outcomes = extract_images(
         backbone,
         image_list,
@@ -165,6 +222,10 @@ def extract(
         batch_size=batch_size,
         truncate=truncate,
         overwrite=overwrite,
+        saved=saved,
+        shards=shards,
+        shard_mb=shard_mb,
+        retry_failed=retry_failed,
     )
     if caption is not None and truncate and is_cut(backbone, caption):
         warn_about_cut("--caption")
@@ -172,11 +233,24 @@ def extract(
     tally = _follow(outcomes, len(image_list.names) + len(image_list.unreadable), is_one_caption=caption is not None)
     if tally.counts["done"] and tally.stopped is None:
         warn_about_tiny(source, others="--model and --captioner")
-    _print_tally(tally, output)
+    _print_tally(tally, output, saved.grid)
     if tally.stopped is not None:
         raise tally.stopped
     if tally.counts["failed"]:
         raise typer.Exit(1)
+
+
+def _saved_tensors(names: list[str] | None, dtype: SavedDtype | None, pool: int, grid: str | None) -> "SavedTensors":
+    import torch
+
+    from tadp.extract import SavedTensors
+
+    sides = re.fullmatch(r"(\d+)x(\d+)", grid or "1x1")
+    if sides is None:
+        raise typer.BadParameter(f"{grid!r} is not a grid; pass rows x columns, such as 16x16.", param_hint="--grid")
+    cells = None if grid is None else (int(sides[1]), int(sides[2]))
+    with wrong_usage("--grid"):
+        return SavedTensors(names or (), None if dtype is None else getattr(torch, dtype.value), pool, cells)
 
 
 @dataclass
@@ -208,9 +282,9 @@ def _follow(outcomes: "Iterator[Outcome]", total: int, *, is_one_caption: bool) 
     return tally
 
 
-def _print_tally(tally: _Tally, output: Path) -> None:
+def _print_tally(tally: _Tally, output: Path, grid: tuple[int, int] | None) -> None:
     if tally.first:
-        _print_outcomes(tally.first, tally.counts["done"])
+        _print_outcomes(tally.first, tally.counts["done"], grid)
     if tally.counts:
         labels = {"done": "done", "skipped": "done before", "failed": "failed"}
         parts = [
@@ -221,7 +295,7 @@ def _print_tally(tally: _Tally, output: Path) -> None:
         echo(f"{', '.join(parts)}; in {output}")
 
 
-def _print_outcomes(outcomes: "list[Outcome]", done: int) -> None:
+def _print_outcomes(outcomes: "list[Outcome]", done: int, grid: tuple[int, int] | None) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("Image", overflow="fold", ratio=3)
     table.add_column("Size", no_wrap=True)
@@ -232,7 +306,7 @@ def _print_outcomes(outcomes: "list[Outcome]", done: int) -> None:
         record = outcome.record or {}
         height, width = record["image_size"]
         maps = [
-            f"{channels}x{math.ceil(height / stride)}x{math.ceil(width / stride)}"
+            "x".join(map(str, (channels, *(grid or (math.ceil(height / stride), math.ceil(width / stride))))))
             for channels, stride in zip(record["channels"], record["strides"], strict=True)
         ]
         shapes = "\n".join(maps)

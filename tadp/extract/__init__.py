@@ -8,6 +8,11 @@ level, `map.0`, `map.1` … (finest first, each (C, h, w)), and `attention.<leve
 for each level whose attention is attached or recorded. `features/pets/rex.json` contains the caption, its tokens and
 words, the strides and channels of the maps, and the settings of the run. A file is always complete: none is ever half
 written. The JSON is written last, and an image counts as done when its JSON exists.
+
+With `shards=True`, the run writes a feature store instead, which suits any number of images:
+
+    store = FeatureStore.open("features")
+    store["pets/rex"].features.maps[0]
 """
 
 from tadp.captions.image_ids import ImageList as ImageList
@@ -16,13 +21,19 @@ from tadp.captions.image_ids import output_names as output_names
 from tadp.captions.image_ids import path_ids as path_ids
 from tadp.extract.extraction import Outcome as Outcome
 from tadp.extract.extraction import extract_images as extract_images
-from tadp.extract.extraction import shrink as shrink
+from tadp.extract.feature_store import FeatureStore as FeatureStore
+from tadp.extract.feature_store import StoredFeatures as StoredFeatures
+from tadp.extract.reading_ahead import shrink as shrink
+from tadp.extract.saved_tensors import SavedTensors as SavedTensors
 from tadp.files.atomic import writable_folder as writable_folder
 from tadp.files.fingerprint import fingerprint as fingerprint
 
 __all__ = [
+    "FeatureStore",
     "ImageList",
     "Outcome",
+    "SavedTensors",
+    "StoredFeatures",
     "caption_ids",
     "extract_images",
     "fingerprint",

@@ -2,30 +2,35 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from tadp._version import __version__
 from tadp.backbone import TADPBackbone
 from tadp.captioner import Captioner
 from tadp.captions.image_ids import ImageList, caption_of
 from tadp.diffusion.noise import noise_settings
 from tadp.errors import Argument, CaptionError, ImageError, OutputError
-from tadp.extract.outputs import done_before, file_digest, write_result
+from tadp.extract.outputs import FileResults
+from tadp.extract.reading_ahead import ReadImage, read_ahead, read_file
+from tadp.extract.saved_tensors import SavedTensors, check_space, expected_bytes
+from tadp.extract.store_results import StoreResults, store_ids
+from tadp.extract.store_writer import read_store
 from tadp.features import Features, Word
-from tadp.files.atomic import is_about_name, remove_leftovers, writable_folder
+from tadp.files.atomic import is_about_name, writable_folder
 from tadp.files.checks import is_out_of_memory
 from tadp.files.fingerprint import fingerprint
 from tadp.files.inference import in_evaluation
 from tadp.files.run_lock import only_run
-from tadp.images.reading import to_pil, to_tensor
+from tadp.images.reading import to_tensor
 from tadp.images.tiles import grid
 from tadp.text.conditioning import Conditioning
 
@@ -39,9 +44,10 @@ class Outcome:
     Attributes:
         image: Path of the image.
         name: Path of the image's two result files, relative to the output folder and without ".safetensors" or
-            ".json".
-        status: "done" if the results were written in this run, "skipped" if they existed before, or "failed".
-        record: Content of the result's JSON file; None if the image failed.
+            ".json". In a feature store, it is the image's id.
+        status: "done" if the results were computed in this run, "skipped" if they existed before, or "failed". In a
+            feature store, results are on the disk when their shard is full, or when the run ends.
+        record: Content of the result's JSON file, or its record in the feature store; None if the image failed.
         error: The error because of which the image failed; None if it did not fail.
         truncated: Whether the caption was too long for the text encoder and was cut.
     """
@@ -69,12 +75,16 @@ def extract_images(
     batch_size: int = 8,
     truncate: bool = False,
     overwrite: bool = False,
+    saved: SavedTensors | None = None,
+    shards: bool = False,
+    shard_mb: int = 256,
+    retry_failed: bool = False,
 ) -> Iterator[Outcome]:
     """Compute the features of images and write them to files. A run continues where an earlier run stopped.
 
     An image is skipped if the output folder has complete results of the same image with the same settings. If it has
     results of another image or with other settings under the same name, the run stops before it starts, unless
-    `overwrite` is set.
+    `overwrite` is set. All features in a store have the same settings, so other settings need another folder.
 
     Args:
         backbone: The backbone to run. Its options determine the levels whose attention is written; its dtype is also
@@ -101,21 +111,30 @@ def extract_images(
             backbone. With tiles, it is the number of tiles per batch. 8 by default.
         truncate: Whether to cut a single text that is too long, with a warning, instead of refusing it.
         overwrite: Whether to replace results of other images or from other settings.
+        saved: The form in which the tensors are saved, to use less disk space; None saves everything.
+        shards: Whether to write a feature store, which `FeatureStore.open` reads, instead of two files per image. The
+            ids of images are those of `path_ids`.
+        shard_mb: Largest size of a shard of the store in MB (10**6 bytes), 256 by default. A shard is in memory until
+            it is written.
+        retry_failed: Whether to try images again that failed in an earlier run into the store. An image that has
+            changed since is always tried again.
 
     Yields:
         One outcome per image, first for the images that were done before, then for the others in their order.
         A folder or a link that cannot be read also has an outcome, which is "failed".
 
     Raises:
-        ImageError: If one of the paths leads to no image. An image that cannot be read raises no error; its outcome is
-            "failed".
-        OutputError: If the output folder cannot be written to, another run writes to it, it disappears during the run,
-            or it has results from other settings and `overwrite` is not set.
+        ImageError: If one of the paths leads to no image, or two images would have the same id in a store. An image
+            that cannot be read raises no error; its outcome is "failed".
+        MissingExtraError: If `shards` is set and pyarrow is not installed: pip install 'tadp[parquet]'.
+        OutputError: If the output folder cannot be written to, its disk has too little space for the results, another
+            run writes to it, it disappears during the run, or it has results from other settings and `overwrite` is not
+            set.
         CaptionError: If `captions` is a single text that is too long and `truncate` is not set.
         ValueError: If a level does not exist, a number is below 1, or the tiles' side is not a multiple of the coarsest
             level's stride.
     """
-    for name, number in (("batch_size", batch_size), ("max_side_px", max_side_px)):
+    for name, number in (("batch_size", batch_size), ("max_side_px", max_side_px), ("shard_mb", shard_mb)):
         if number is not None and number < 1:
             raise ValueError(f"{name} must be 1 or more; got {number}.")
     levels = backbone.chosen_levels(sorted(set(levels)) if levels else None)
@@ -124,24 +143,35 @@ def extract_images(
         tiling = {"tile_px": tile_px, "overlap_px": overlap_px}
         grid((tile_px, tile_px), **tiling, multiple=max(backbone.strides))  # checks the sizes
     text = backbone.encode_text(captions, truncate=truncate) if isinstance(captions, str) else None
-    images = ImageList.of(paths)
-    run = _Run(
-        in_evaluation(backbone),
-        names=images.names,
-        folder=writable_folder(Path(output)),
-        ids=images.ids_in(captions) if isinstance(captions, Mapping) else {},
-        captions=captions,
-        text=text,
-        settings=_settings(backbone, captions, model, revision, levels, max_side_px, tiling),
-        levels=levels,
-        max_side_px=max_side_px,
-        tiling=tiling,
-        batch_size=batch_size,
-    )
-    with only_run(run.folder, is_folder=True) as lock:
+    images, folder, saved = ImageList.of(paths), Path(output), saved or SavedTensors()
+    settings = _settings(backbone, captions, model, revision, levels, max_side_px, tiling, saved)
+    ids = store_ids(images) if shards else images.names
+    if not shards and read_store(folder) is not None:
+        raise OutputError(
+            f"{folder} is a feature store. Choose another folder, or pass ", Argument("shards", True), "."
+        )
+    writable_folder(folder)
+    with only_run(folder, is_folder=True) as lock:
+        results = (
+            StoreResults(folder, ids, settings, shard_mb=shard_mb, check=lock.check)
+            if shards
+            else FileResults(folder, ids, settings)
+        )
+        run = _Run(
+            in_evaluation(backbone),
+            results=results,
+            ids=images.ids_in(captions) if isinstance(captions, Mapping) else {},
+            captions=captions,
+            text=text,
+            levels=levels,
+            saved=saved,
+            max_side_px=max_side_px,
+            tiling=tiling,
+            batch_size=batch_size,
+        )
         for path, error in images.unreadable.items():
             yield Outcome(path, path.as_posix(), "failed", error=error)
-        yield from run.all_outcomes(check=lock.check, overwrite=overwrite)
+        yield from run.all_outcomes(check=lock.check, overwrite=overwrite, retry_failed=retry_failed)
 
 
 def _settings(
@@ -152,6 +182,7 @@ def _settings(
     levels: tuple[int, ...],
     max_side_px: int | None,
     tiling: Mapping[str, int] | None,
+    saved: SavedTensors,
 ) -> dict[str, Any]:
     """Everything that determines the results, as JSON values, so that another run can compare its own settings."""
     if isinstance(captions, str):
@@ -171,6 +202,8 @@ def _settings(
         "max_side_px": max_side_px,
         "tiling": tiling,
     }
+    if saved.settings() is not None:
+        settings["saved"] = saved.settings()
     if backbone.options.noise_samples:
         settings["scheduler"] = noise_settings(backbone.passes.scheduler, kind=backbone.family.noise_kind)
     return json.loads(json.dumps(settings))
@@ -181,13 +214,12 @@ class _Run:
     """A run with its settings, which are the same for all images, and its steps."""
 
     backbone: TADPBackbone
-    names: Mapping[Path, str]  # names of the results by image
-    folder: Path
+    results: FileResults | StoreResults
     ids: Mapping[Path, str]  # ids in the caption table by image
     captions: str | Captioner | Mapping[str, str]
     text: Conditioning | None  # the encoded `captions`, if that is one text
-    settings: dict[str, Any]
     levels: tuple[int, ...]
+    saved: SavedTensors
     max_side_px: int | None
     tiling: dict[str, Any] | None
     batch_size: int
@@ -199,48 +231,71 @@ class _Run:
             return {}
         captions = self.captions
         if isinstance(captions, str):
-            return dict.fromkeys(self.names, captions)
-        return {image: caption_of(captions, self.ids[image]) for image in self.names}
+            return dict.fromkeys(self.results.names, captions)
+        return {image: caption_of(captions, self.ids[image]) for image in self.results.names}
 
-    def all_outcomes(self, *, check: Callable[[], None], overwrite: bool) -> Iterator[Outcome]:
+    def all_outcomes(self, *, check: Callable[[], None], overwrite: bool, retry_failed: bool) -> Iterator[Outcome]:
         """Process the images that are not done; `check` raises if the folder is no longer there.
 
         Raises:
-            OutputError: If there are results from other settings and `overwrite` is false.
+            OutputError: If there are results from other settings and `overwrite` is false, or too little disk space.
         """
-        for folder in {(self.folder / name).parent for name in self.names.values()}:
-            remove_leftovers(folder)
-        done, in_the_way = done_before(self.names, self.folder, settings=self.settings, captions=self.known)
-        if in_the_way and not overwrite:
-            name, why = next(iter(in_the_way.items()))
+        names, planned = self.results.names, self.results.plan(self.known, retry_failed=retry_failed)
+        if planned.in_the_way and not overwrite:
+            name, why = next(iter(planned.in_the_way.items()))
             raise OutputError(
-                f"{self.folder} holds {len(in_the_way)} of these {len(self.names)} results with other settings: for "
-                f"{name}, {why}. Pass another folder, or ",
+                f"{self.results.folder} holds {len(planned.in_the_way)} of these {len(names)} results with other "
+                f"settings: for {name}, {why}. Pass another folder, or ",
                 Argument("overwrite", True),
                 ".",
             )
-        for image, record in done.items():
-            yield Outcome(image, self.names[image], "skipped", record)
-        todo = [image for image in self.names if image not in done]
-        for start in range(0, len(todo), self.batch_size):
-            yield from self.batch(todo[start : start + self.batch_size])
-            check()
+        finished = {*planned.done, *planned.failed}
+        todo = [image for image in names if image not in finished]
+        options = {"backbone": self.backbone, "levels": self.levels, "max_side_px": self.max_side_px}
+        check_space(self.results.folder, expected_bytes(todo, self.saved, **options))
+        for image in planned.done:
+            yield Outcome(image, names[image], "skipped", self.results.record(image))
+        for image, reason in planned.failed.items():
+            error = ImageError(
+                f"{reason} This was in an earlier run; to try again, pass ", Argument("retry_failed", True), "."
+            )
+            yield Outcome(image, names[image], "failed", error=error)
+        # An image in tiles may be large, so only one of them is read ahead.
+        pictures = read_ahead(
+            todo, partial(read_file, max_side_px=self.max_side_px), ahead=1 if self.tiling else self.batch_size
+        )
+        try:
+            with closing(pictures):
+                while batch := dict(islice(pictures, self.batch_size)):
+                    yield from self.batch(batch)
+                    check()
+        except OutputError:
+            raise
+        except BaseException:  # also if the caller stops
+            self.results.close()
+            raise
+        self.results.close()
 
-    def batch(self, images: Sequence[Path]) -> Iterator[Outcome]:
-        """Read and caption images at once, and write their results."""
+    def batch(self, images: dict[Path, Future[ReadImage]]) -> Iterator[Outcome]:
+        """Caption images at once, compute their features, and write their results. `images` is emptied."""
         pixels: dict[Path, Pixels] = {}
-        for image in images:
+        digests: dict[Path, str | None] = {}
+        for image in list(images):
+            result = images.pop(image)  # a pass needs the memory of what was read
             try:
                 if self.known.get(image, "") is None:
                     raise CaptionError(f"{image} has no caption: the table lacks {self.ids[image]!r}.")
-                pixels[image] = _read(image, self.max_side_px, is_stored=self.tiling is not None)
+                picture = result.result()
+                digests[image] = picture.digest
+                pixels[image] = picture.pixels if self.tiling else to_tensor(picture.pixels)[0]
             except (ImageError, CaptionError) as error:
-                is_large = error.__cause__ is not None and is_out_of_memory(error.__cause__)
+                is_large = is_out_of_memory(error.__cause__ or error)
                 yield self._failed(image, _too_large(image) if is_large else error)
             except (MemoryError, OSError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 yield self._failed(image, _too_large(image))
+            picture = result = None
         captions: dict[Path, Any] = {image: str(self.known.get(image)) for image in pixels}
         if isinstance(self.captions, Captioner) and pixels:
             captions = self._described(self.captions, pixels)
@@ -248,7 +303,8 @@ class _Run:
                 del pixels[image]
                 yield self._failed(image, captions.pop(image))
         for group in [[image] for image in pixels] if self.tiling else _by_size(pixels):
-            yield from self._pass({image: pixels[image] for image in group}, [captions[image] for image in group])
+            pictures = {image: pixels[image] for image in group}
+            yield from self._pass(pictures, [captions[image] for image in group], digests)
 
     def _described(self, captioner: Captioner, pixels: Mapping[Path, Pixels]) -> dict[Path, Any]:
         """The caption of each image, or the error of an image that the captioner cannot describe."""
@@ -264,7 +320,9 @@ class _Run:
                 return {image: _too_large(image) for image in pixels}
         return {image: self._described(captioner, {image: pixels[image]})[image] for image in pixels}
 
-    def _pass(self, pixels: Mapping[Path, Pixels], captions: list[str]) -> Iterator[Outcome]:
+    def _pass(
+        self, pixels: Mapping[Path, Pixels], captions: list[str], digests: Mapping[Path, str | None]
+    ) -> Iterator[Outcome]:
         """Run the backbone on images of one size, or on one image in tiles, and write their files."""
         encoder, text, truncated = self.backbone.text_encoder, self.text, [False] * len(captions)
         if encoder is not None:
@@ -283,27 +341,29 @@ class _Run:
                 yield from (self._failed(image, _too_large(image)) for image in pixels)
             else:
                 for number, image in enumerate(pixels):
-                    yield from self._pass({image: pixels[image]}, [captions[number]])
+                    yield from self._pass({image: pixels[image]}, [captions[number]], digests)
             return
         shared, broken = text.expand(len(pixels)), features.broken()
+        with torch.inference_mode():
+            features = self.saved.prepared(features, levels=self.levels)
         for number, image in enumerate(pixels):
             if number in broken:
                 yield self._failed(image, ImageError(f"{image} has no usable features: {broken[number]}"))
                 continue
-            record = self._record(image, captions[number], features, shared, number)
+            record = {"image": str(image), "image_sha256": digests[image]}
+            record |= self._record(captions[number], features, shared, number)
             try:
-                written = write_result(
-                    self.folder / self.names[image], _tensors(features, number, self.levels), record=record
-                )
+                written = self.results.write(image, record, features, number)
             except OutputError as error:
                 if not is_about_name(error):
                     raise
                 yield self._failed(image, ImageError(*error.args))
                 continue
-            yield Outcome(image, self.names[image], "done", written, truncated=truncated[number])
+            yield Outcome(image, self.results.names[image], "done", written, truncated=truncated[number])
 
     def _failed(self, image: Path, error: ImageError | CaptionError) -> Outcome:
-        return Outcome(image, self.names[image], "failed", error=error)
+        self.results.fail(image, error)
+        return Outcome(image, self.results.names[image], "failed", error=error)
 
     def _features(self, pixels: list[Pixels], text: Conditioning) -> Features:
         levels = sorted({*self.levels, *self.backbone.options.attention_levels})
@@ -312,18 +372,18 @@ class _Run:
         size = self.batch_size
         return self.backbone.tiled(pixels[0], text, **self.tiling, batch_size=size, device="cpu", levels=levels)
 
-    def _record(self, image: Path, caption: str, features: Features, text: Conditioning, number: int) -> dict[str, Any]:
+    def _record(self, caption: str, features: Features, text: Conditioning, number: int) -> dict[str, Any]:
+        tokens = None if text.tokens is None else text.tokens[number]
+        words = None if text.words is None else text.words[number]
+        if self.saved.names and features.attention is not None and features.attention.spans is not None:
+            tokens, words = features.attention.tokens[number], features.attention.spans[number]
         return {
-            "image": str(image),
-            "image_sha256": file_digest(image),
             "image_size": list(features.image_size),
             "caption": caption,
-            "tokens": text.tokens and list(text.tokens[number]),
-            "words": text.words and [_word(word) for word in text.words[number]],
-            "strides": [self.backbone.strides[level] for level in self.levels],
+            "tokens": None if tokens is None else list(tokens),
+            "words": None if words is None else [_word(word) for word in words],
+            "strides": [self.backbone.strides[level] * self.saved.pool for level in self.levels],
             "channels": [features.by_level[level].shape[1] for level in self.levels],
-            "settings": self.settings,
-            "tadp": __version__,
         }
 
 
@@ -341,32 +401,8 @@ def _too_large(image: Path) -> ImageError:
     )
 
 
-def _read(image: Path, max_side_px: int | None, *, is_stored: bool) -> Pixels:
-    """The pixels of an image, as `tadp.images.read_image` reads it: (3, H, W) in [0, 1], or (H, W, 3) with 8 bits."""
-    picture = to_pil(image)
-    levels = np.asarray(picture if max_side_px is None else shrink(picture, max_side_px))
-    return levels if is_stored else to_tensor(levels)[0]
-
-
-def shrink(picture: Image.Image, max_side_px: int) -> Image.Image:
-    """The picture, shrunk if its longer side is over the limit. No side becomes shorter than 8 pixels."""
-    scale = max_side_px / max(picture.size)
-    if scale >= 1:
-        return picture
-    return picture.resize([max(round(side * scale), 8) for side in picture.size], Image.Resampling.LANCZOS)
-
-
 def _by_size(pixels: dict[Path, Pixels]) -> list[list[Path]]:
     groups: dict[tuple[int, ...], list[Path]] = {}
     for path, image in pixels.items():
         groups.setdefault(tuple(image.shape), []).append(path)
     return list(groups.values())
-
-
-def _tensors(features: Features, number: int, levels: tuple[int, ...]) -> dict[str, Tensor]:
-    tensors = {f"map.{level}": features.by_level[level][number] for level in levels}
-    if features.attention is not None:
-        for level in features.attention.levels:
-            tensors[f"attention.{level}"] = features.attention.at(level)[number]
-        tensors |= {f"heads.{level}": heads[number] for level, heads in features.attention.head_maps.items()}
-    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}

@@ -1,44 +1,102 @@
-"""The files of one image's results, which are complete or do not exist, and are compared with the current settings."""
+"""Results in two files per image, which are complete or do not exist, and are compared with the current settings."""
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
 
-from tadp.files.atomic import replace_file
+from tadp._version import __version__
+from tadp.extract.saved_tensors import tensors_of
+from tadp.features import Features
+from tadp.files.atomic import remove_leftovers, replace_file
 from tadp.files.checks import LARGEST_JSON, check_regular
 
 
-def done_before(
-    names: Mapping[Path, str], folder: Path, *, settings: dict[str, Any], captions: Mapping[Path, str | None]
-) -> tuple[dict[Path, dict[str, Any]], dict[str, str]]:
-    """The records of finished images, and the names of results that differ from this run, each with the difference."""
-    done, in_the_way = {}, {}
-    for image, name in names.items():
-        record, digest = _whole_record(folder, name), file_digest(image)
-        if record is None or digest is None:  # an image that cannot be read is not done: reading it gives the reason
-            continue
-        changed = [key for key in settings if record["settings"].get(key) != settings[key]]
-        if changed:
-            in_the_way[name] = _difference(changed[0], record["settings"].get(changed[0]), settings[changed[0]])
-        elif image in captions and record["caption"] != captions[image]:
-            in_the_way[name] = f"caption was {brief(record['caption'])} and is {brief(captions[image])}"
-        elif record["image_sha256"] != digest:
-            in_the_way[name] = f"the results are of another image ({record['image']})"
+@dataclass(frozen=True)
+class Planned:
+    """What an output has of the images of a run.
+
+    Attributes:
+        done: The images that are done, with these settings and of this content.
+        failed: The images that failed in an earlier run and have not changed, each with the reason.
+        in_the_way: The names of results that differ from this run, each with the difference.
+    """
+
+    done: list[Path] = field(default_factory=list)
+    failed: dict[Path, str] = field(default_factory=dict)
+    in_the_way: dict[str, str] = field(default_factory=dict)
+
+    def add(self, image: Path, name: str, why: str | None) -> None:
+        """Add results: those of an image that is done, or, if there is a difference, those in the way."""
+        if why is None:
+            self.done.append(image)
         else:
-            done[image] = record
-    return done, in_the_way
+            self.in_the_way[name] = why
 
 
-def _difference(name: str, before: Any, now: Any) -> str:
+class FileResults:
+    """Results in two files per image.
+
+    Args:
+        folder: The output folder.
+        names: The name of each image's results.
+        settings: Everything that determines the results, as JSON values.
+    """
+
+    def __init__(self, folder: Path, names: Mapping[Path, str], settings: dict[str, Any]):
+        self.folder, self.names, self._settings = folder, names, settings
+        for parent in {(folder / name).parent for name in names.values()}:
+            remove_leftovers(parent)
+
+    def plan(self, captions: Mapping[Path, str | None], *, retry_failed: bool) -> Planned:
+        """Compare the files with the images, settings and captions of this run. Failed images leave no files."""
+        planned, settings = Planned(), self._settings
+        for image, name in self.names.items():
+            record, digest = _whole_record(self.folder, name), file_digest(image)
+            # An image that cannot be read is not done: reading it gives the reason.
+            if record is None or digest is None:
+                continue
+            changed = [key for key in settings if record["settings"].get(key) != settings[key]]
+            if changed:
+                why = difference(changed[0], record["settings"].get(changed[0]), settings[changed[0]])
+            else:
+                why = image_difference(record, digest, captions.get(image, record["caption"]))
+            planned.add(image, name, why)
+        return planned
+
+    def record(self, image: Path) -> dict[str, Any]:
+        """The record of an image that is done."""
+        return read_record(self.folder / f"{self.names[image]}.json") or {}
+
+    def write(self, image: Path, record: dict[str, Any], features: Features, number: int) -> dict[str, Any]:
+        """Write the files of an image, one of the batch that has the features, and return its record."""
+        whole = record | {"settings": self._settings, "tadp": __version__}
+        return write_result(self.folder / self.names[image], tensors_of(features, number), record=whole)
+
+    def fail(self, image: Path, error: Exception) -> None:
+        """A failed image leaves no files."""
+
+    def close(self) -> None:
+        """Each image is complete as soon as it is written."""
+
+
+def image_difference(record: Mapping[str, Any], digest: str, caption: str | None) -> str | None:
+    """How an image or its caption differs from a record of results, in words; None if they are the same."""
+    if record["caption"] != caption:
+        return f"caption was {brief(record['caption'])} and is {brief(caption)}"
+    return None if record["image_sha256"] == digest else f"the results are of another image ({record['image']})"
+
+
+def difference(name: str, before: Any, now: Any) -> str:
     """Words for two values of a setting; if they are objects whose beginnings are equal, for an entry that differs."""
     if isinstance(before, dict) and isinstance(now, dict) and brief(before) == brief(now):
         key = next(key for key in sorted({*before, *now}) if before.get(key) != now.get(key))
-        return _difference(f"{name}.{key}", before.get(key), now.get(key))
+        return difference(f"{name}.{key}", before.get(key), now.get(key))
     return f"{name} was {brief(before)} and is {brief(now)}"
 
 

@@ -1,7 +1,9 @@
+import gc
 import json
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from tadp.cli import app
 from tadp.datasets.scenes import Scenes
 from tadp.diffusion.noise import ASSUMED_NOISE
 from tadp.errors import CaptionError, ImageError, OutputError
-from tadp.extract import ImageList, extract_images, fingerprint, output_names, shrink
+from tadp.extract import ImageList, extract_images, fingerprint, output_names, reading_ahead, shrink
 from tadp.images import read_image
 
 CAPTION = "a red car next to a tree on grass"
@@ -191,6 +193,83 @@ def test_another_scheduler_is_another_setting_if_noise_is_added(backbone, photos
     run(TADPBackbone(**parts, scheduler=ASSUMED_NOISE), image, tmp_path / "plain")
     other = TADPBackbone(**parts, scheduler=ASSUMED_NOISE | {"beta_end": 0.02})
     assert run(other, image, tmp_path / "plain") == {"s0": "skipped"}
+
+
+def test_images_are_read_while_earlier_ones_are_computed(backbone, photos, tmp_path, monkeypatch):
+    events, read = [], threading.Event()
+    decode, forward = reading_ahead.to_pil, type(backbone).forward
+
+    def to_pil(image):
+        events.append(image.stem)
+        if len(events) == 2:
+            read.set()
+        return decode(image)
+
+    def wait(self, *arguments, **options):
+        assert read.wait(60)  # the second image is read during the first pass
+        assert len(events) == 2  # and no further one before it is asked for
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(reading_ahead, "to_pil", to_pil)
+    monkeypatch.setattr(type(backbone), "forward", wait)
+    outcomes = extract_images(backbone, photos, tmp_path / "out", captions=CAPTION, model="tadp-tiny", batch_size=1)
+    assert next(outcomes).status == "done"
+    outcomes.close()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_images_that_lack_memory_together_are_read_again_one_by_one(
+    backbone, photos, tmp_path, monkeypatch, batch_size
+):
+    decode, lock, reads = reading_ahead.to_pil, threading.Lock(), []
+
+    def to_pil(image):
+        reads.append(image.stem)
+        is_alone = lock.acquire(blocking=False)
+        try:
+            if image.stem == "s3":
+                raise ImageError(f"{image} is too large") from MemoryError()
+            if not is_alone or reads.count(image.stem) == 1:
+                raise MemoryError
+            return decode(image)
+        finally:
+            if is_alone:
+                lock.release()
+
+    monkeypatch.setattr(reading_ahead, "to_pil", to_pil)
+    options = {"captions": CAPTION, "model": "tadp-tiny", "batch_size": batch_size}
+    outcomes = list(extract_images(backbone, photos, tmp_path / "out", **options))
+    statuses = {outcome.image.stem: outcome.status for outcome in outcomes}
+    assert statuses == {"s0": "done", "s1": "done", "s2": "done", "s3": "failed", "s4": "done"}
+    (error,) = [outcome.error for outcome in outcomes if outcome.error is not None]
+    assert "s3.png needs more memory than there is. Process it in tiles" in str(error)
+    assert {image: reads.count(image) for image in statuses} == dict.fromkeys(statuses, 2)
+
+
+def test_a_pass_has_the_memory_of_the_pixels_that_were_read(backbone, photos, tmp_path, monkeypatch):
+    forward, kept = type(backbone).forward, []
+
+    def count(self, *arguments, **options):
+        kept.append(sum(type(thing) is reading_ahead.ReadImage for thing in gc.get_objects()))
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(type(backbone), "forward", count)
+    assert set(run(backbone, photos, tmp_path / "out").values()) == {"done"}
+    assert kept == [0, 0]  # a pass for each size
+
+
+def test_an_image_that_changes_while_it_is_computed_is_noticed(backbone, photos, tmp_path, monkeypatch):
+    image, forward = photos / "pets" / "s0.png", type(backbone).forward
+
+    def change(self, *arguments, **options):
+        shutil.copy(photos / "pets" / "s1.png", image)
+        return forward(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(backbone), "forward", change)
+        run(backbone, image, tmp_path / "out")
+    with pytest.raises(OutputError, match="the results are of another image"):
+        run(backbone, image, tmp_path / "out")
 
 
 def test_another_picture_under_the_same_name_is_noticed(backbone, photos, tmp_path):
