@@ -15,6 +15,7 @@ from tadp.drawing.overlays import SHORT_PX as SHORT_PX
 from tadp.drawing.overlays import box_picture as box_picture
 from tadp.drawing.overlays import class_picture as class_picture
 from tadp.drawing.overlays import depth_picture as depth_picture
+from tadp.drawing.overlays import match_picture as match_picture
 
 __all__ = [
     "SHORT_PX",
@@ -23,6 +24,7 @@ __all__ = [
     "class_color",
     "class_picture",
     "depth_picture",
+    "match_picture",
     "overlay",
     "pixel_words",
     "sheet",

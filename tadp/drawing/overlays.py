@@ -1,4 +1,4 @@
-"""Pictures of predictions: classes, depth and boxes. They only need Pillow.
+"""Pictures of predictions: classes, depth, boxes and matching points. They only need Pillow.
 
     class_picture(image, class_map, names).save("classes.png")
 
@@ -13,7 +13,18 @@ from jaxtyping import Float, Int
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from tadp.drawing.canvas import FAINT, INK, NEAR_TO_FAR, PAPER, TEXT_PX, Colors, class_colors, font, map_colors
+from tadp.drawing.canvas import (
+    FAINT,
+    INK,
+    NEAR_TO_FAR,
+    PAPER,
+    TEXT_PX,
+    Colors,
+    arrange,
+    class_colors,
+    font,
+    map_colors,
+)
 from tadp.images.boxes import Boxes, Detections
 from tadp.images.reading import ImageLike, to_pil
 
@@ -148,6 +159,38 @@ def box_picture(
         start = place[0] + _px(4, picture), place[1] + _px(2, picture)
         draw.text(start, text, font=font(_px(TEXT_PX, picture)), fill=ink)
     return _with_note(picture, note) if note else picture
+
+
+def match_picture(
+    first: ImageLike, second: ImageLike, points: Float[Tensor, "p 2"], matched: Float[Tensor, "p 2"]
+) -> Image.Image:
+    """Draw two images next to each other, and a line from each point in the first to its match in the second.
+
+    Args:
+        first: One image in any form that `tadp.images.to_pil` reads.
+        second: Another image.
+        points: Points (x, y) in the first image, in its pixels, (P, 2).
+        matched: Their matches in the second image, in its pixels, (P, 2).
+
+    Raises:
+        ImageError: If an image cannot be read.
+        ValueError: If the numbers of points and matches differ.
+    """
+    originals = to_pil(first), to_pil(second)
+    pictures = [_enlarged(original) for original in originals]
+    page, lefts, (upper,) = arrange([pictures], margins_px=(0, 0, 0, 0), gap_px=(_px(8, pictures[0]), 0))
+    ends = []
+    for original, picture, left, places in zip(originals, pictures, lefts, (points, matched), strict=True):
+        scale = picture.width / original.width
+        ends.append([(left + scale * x, upper + scale * y) for x, y in places.tolist()])
+    draw, radius = ImageDraw.Draw(page), _px(5, pictures[0])
+    palette = map_colors(np.linspace(0, 1, max(len(points), 2))[None], NEAR_TO_FAR)[0].astype(int).tolist()
+    for start, end, color in zip(*ends, palette[: len(points)], strict=True):
+        draw.line((*start, *end), fill=tuple(color), width=_px(2, pictures[0]))
+        for x, y in (start, end):
+            place = (x - radius, y - radius, x + radius, y + radius)
+            draw.ellipse(place, fill=tuple(color), outline=INK, width=_px(1, pictures[0]))
+    return page
 
 
 def _label_place(text: str, box: Sequence[float], picture: Image.Image, occupied: Sequence[_Rectangle]) -> _Rectangle:
