@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tadp.language.matching import Synonyms, readable
+from tadp.images.map_sizes import cells_of as cells_of
+from tadp.images.map_sizes import check_positive
+from tadp.images.map_sizes import resized as resized
+from tadp.images.reading import ImageLike
+from tadp.language.matching import Synonyms
+from tadp.language.name_spans import Names as Names
 from tadp.language.name_spans import Word, occurrences
+from tadp.web.page import attention_page, frame
 
 _SHOWN = 8  # how many names the repr of pooled maps lists
 
@@ -34,7 +37,7 @@ class FeatureInfo:
 
     def __post_init__(self) -> None:
         for name, numbers in (("channels", self.channels), ("reduction", self.reduction)):
-            _check_positive(name, numbers, "one whole number per level")
+            check_positive(name, numbers, "one whole number per level")
         if len(self.channels) != len(self.reduction):
             raise ValueError(
                 f"channels and reduction must have one entry per level; got {len(self.channels)} channels and "
@@ -43,33 +46,6 @@ class FeatureInfo:
 
     def __len__(self) -> int:
         return len(self.channels)
-
-
-class Names(str):
-    """A prompt that consists of names joined by spaces, and records where each name ends.
-
-    The text encoder receives the string. When attention is averaged per name, a name never spans two names of the
-    prompt, so "hot" next to "dog" does not count as "hot dog". The methods of `str` return plain strings, without this
-    information, and so does reading a prompt from a file.
-
-    Args:
-        names: The names in the order of the prompt. Each "_" becomes a space.
-
-    Example:
-        >>> prompt = Names(["hot", "dog"])
-        >>> prompt, prompt.names
-        ('hot dog', ('hot', 'dog'))
-    """
-
-    names: tuple[str, ...]
-
-    def __new__(cls, names: Sequence[str]) -> "Names":
-        prompt = super().__new__(cls, " ".join(map(readable, names)))
-        prompt.names = tuple(names)
-        return prompt
-
-    def __getnewargs__(self) -> tuple[tuple[str, ...]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return (self.names,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +62,14 @@ class WordMaps:
 
     def __repr__(self) -> str:
         return f"WordMaps({', '.join(self.words)}; maps {tuple(self.maps.shape)})"
+
+    def _repr_html_(self) -> str | None:
+        """The maps as a page, which notebooks show."""
+        if not self.words or not self.maps.isfinite().all():
+            return None
+        words = [Word(word, position, position + 1) for position, word in enumerate(self.words)]
+        size = self.maps.shape[1], self.maps.shape[2]
+        return frame(attention_page({0: self.maps}, image_size=size, tokens=self.words, words=words))
 
     def __len__(self) -> int:
         return len(self.words)
@@ -314,6 +298,7 @@ class Features:
             Stable Diffusion. It is not one of the levels, and carries no gradient. None unless the backbone was called
             with `vae_map=True`.
         levels: The level of each map. None means that `maps` has all levels, from 0 on.
+        cells: By level, how many rows and columns of cells the image covers, as in `AttentionMaps`.
 
     Raises:
         TypeError: If `maps` is not a list of tensors, or `image_size` not two whole numbers. A set has no order.
@@ -325,11 +310,12 @@ class Features:
     image_size: tuple[int, int]
     vae_map: Float[Tensor, "_b _c _h _w"] | None = None
     levels: tuple[int, ...] | None = None
+    cells: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.maps, (list, tuple)):
             raise TypeError(f"maps must be a tuple with one tensor per level; got a {type(self.maps).__name__}.")
-        _check_positive("image_size", self.image_size, "(height, width) in pixels")
+        check_positive("image_size", self.image_size, "(height, width) in pixels")
         if len(self.image_size) != 2:
             raise ValueError(f"image_size must be (height, width) in pixels; got {len(self.image_size)} numbers.")
 
@@ -357,42 +343,60 @@ class Features:
                 )
         return broken
 
+    def to_html(
+        self,
+        image: ImageLike | None = None,
+        *,
+        index: int = 0,
+        names: Sequence[str] = (),
+        levels: Sequence[int] | None = None,
+        layers: Mapping[str, int] | None = None,
+        shown_layers: Sequence[str] | None = None,
+    ) -> str:
+        """Return an HTML page to explore the attention of one image in a browser, as docs/explore.md describes.
+
+        The page is one file without network access. It has the words of the text, or the tokens if the words are not
+        known. Each map is stored with 8 bits per cell, and the page states the largest error.
+
+        Args:
+            image: The image of the features; None shows only maps, because features have no pixels.
+            index: Position of the image in the batch, counted from 0.
+            names: Names to pool by, such as class names, which are shown below the words.
+            levels: The levels that the page has; None is all that were recorded.
+            layers: `backbone.layout.attention_layers`, from which the page knows the layers of recorded heads; None
+                puts all heads of a level into one list.
+            shown_layers: Layers whose heads the page has; None is all. Each head takes as much space as its level.
+
+        Raises:
+            ImageError: If the image cannot be read, or has another shape than the features' image.
+            ValueError: If there is no attention, a level or layer was not recorded, `index` is not in the batch,
+                attention is NaN or infinite, or there are `names` but the words are not known.
+        """
+        attention = self.attention
+        if attention is None or not attention.maps:
+            raise ValueError("these features have no attention; build the backbone with record_attention=(0, 1).")
+        chosen = attention.levels if levels is None else tuple(levels)
+        if not 0 <= index < len(attention.tokens):
+            raise ValueError(f"index must be from 0 to {len(attention.tokens) - 1}, the images; got {index}.")
+        return attention_page(
+            {level: attention.at(level)[index] for level in chosen},
+            image_size=self.image_size,
+            tokens=attention.tokens[index],
+            words=None if attention.spans is None else attention.spans[index],
+            names=names,
+            image=image,
+            cells=attention.cells,
+            head_maps={level: heads[index] for level, heads in attention.head_maps.items() if level in chosen},
+            layers=layers,
+            shown_layers=shown_layers,
+        )
+
+    def _repr_html_(self) -> str | None:
+        """The first image's attention as a page, which notebooks show; None if it is missing or broken."""
+        if self.attention is None or not self.attention.tokens or self.broken():
+            return None
+        return frame(replace(self, attention=replace(self.attention, head_maps={})).to_html())
+
     def __repr__(self) -> str:
         shapes = ", ".join(str(tuple(level_map.shape)) for level_map in self.maps)
         return f"Features(maps=({shapes}), attention={self.attention}, image_size={self.image_size})"
-
-
-def _check_positive(name: str, numbers: Any, rule: str) -> None:
-    """Refuse anything but a list of whole numbers of 1 or more. In an exported graph, a number may be symbolic."""
-    if not isinstance(numbers, Sequence) or isinstance(numbers, str):
-        raise TypeError(f"{name} must be {rule}, in order; got a {type(numbers).__name__}. Pass a tuple.")
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, (Integral, torch.SymInt)):
-            raise TypeError(f"{name} must be {rule}; got {number!r} ({type(number).__name__}).")
-        if number < 1:
-            raise ValueError(f"{name} must be {rule}, each 1 or more; got {name} {tuple(numbers)}.")
-
-
-def cells_of(image_size: tuple[int, int], strides: Sequence[int]) -> dict[int, tuple[float, float]]:
-    """How many rows and columns of cells an image covers at each level."""
-    return {level: (image_size[0] / stride, image_size[1] / stride) for level, stride in enumerate(strides)}
-
-
-def resized(
-    maps: Float[Tensor, "b c _h _w"], size: tuple[int, int], *, cells: tuple[float, float] | None = None
-) -> Float[Tensor, "b c _p _q"]:
-    """Resize maps (B, C, h, w) bilinearly to (height, width), in float32 or higher precision.
-
-    The result covers the first `cells` rows and columns, which need not be whole numbers; None is all of them.
-    """
-    if min(size) < 1:
-        raise ValueError(f"size must be (height, width) in cells, each 1 or more; got {size}.")
-    rows, columns = cells or maps.shape[2:]
-    precise = maps.to(torch.promote_types(maps.dtype, torch.float32))
-    options = {"mode": "bilinear", "antialias": size[0] < rows or size[1] < columns}
-    if (rows, columns) == tuple(maps.shape[2:]):
-        return F.interpolate(precise, size=size, **options).to(maps.dtype)
-    # One more cell, so that rounding never makes the result too small; it is cut off again.
-    scales = size[0] / rows, size[1] / columns
-    fine = F.interpolate(F.pad(precise, (0, 1, 0, 1), mode="replicate"), scale_factor=scales, **options)
-    return fine[..., : size[0], : size[1]].to(maps.dtype)

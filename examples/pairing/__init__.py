@@ -1,0 +1,1 @@
+"""The parts of examples/matching.py: pairs of scenes with known correspondence."""
