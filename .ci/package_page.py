@@ -44,7 +44,7 @@ def with_absolute_links(readme: str, repository: str, version: str) -> str:
         if re.match(r"docs/.+\.md$", path):
             page = path.removeprefix("docs/").removesuffix(".md")
             return f"{link[1]}({docs_address(repository)}/{page}.html{anchor})"
-        kind = "raw" if link[1].startswith("!") else "blob"
+        kind = "raw" if PurePosixPath(path).suffix in (".png", ".svg") else "blob"
         return f"{link[1]}({repository}/{kind}/v{version}/{path}{anchor})"
 
-    return re.sub(r"(!?\[[^\]]*\])\((?!https?:|#)([^)#\s]+)(#[^)]*)?\)", absolute, readme)
+    return re.sub(r"(\])\((?!https?:|#)([^)#\s]+)(#[^)]*)?\)", absolute, readme)

@@ -1,5 +1,7 @@
 """The site: `python -m sphinx -W --keep-going --quiet docs build/site`; docs/contributing.md says more."""
 
+import contextlib
+import io
 import re
 import tomllib
 from pathlib import Path
@@ -10,6 +12,7 @@ from sphinx.util.typing import stringify_annotation
 
 import tadp
 from tadp.backbone import Text
+from tadp.cli import app as command
 from tadp.images import ImageLike
 
 project = "tadp"
@@ -35,7 +38,8 @@ myst_enable_extensions = ["colon_fence"]
 
 nitpicky = True
 # Names of other packages and of internal modules have no page here.
-INTERNAL = r"tadp\.(?:errors\.Argument|(?:diffusion(?!\.families\.\w+$)|files|text|language\.\w+|backbone\.\w+)\..*)"
+PRIVATE = r"diffusion(?!\.families\.\w+$)|files|text|language\.\w+|backbone\.\w+|extract\.store_index"
+INTERNAL = rf"tadp\.(?:errors\.Argument|(?:{PRIVATE})\..*)"
 nitpick_ignore_regex = [("py:.*", rf"(?!tadp\.).*|.*\._\w+|{INTERNAL}")]
 VARIABLES = ["captions.filling.Image", "tasks.base.Model", "datasets.readers.image_folder.Own",
              "datasets.readers.rows.Rows", "datasets.readers.splitting.Splittable"]  # fmt: skip
@@ -93,8 +97,18 @@ def _code(match: re.Match) -> str:
     return f":py:obj:`.{code}`{end}" if re.fullmatch(r"(tadp\.|[A-Z])[\w.]+", code) else f"``{code}``{end}"
 
 
+def write_figure(app, exception):
+    """The page that docs/explore.md and docs/index.md show in a frame, by the command that is next to it."""
+    if exception is None and app.builder.format == "html":
+        scene, page = Path(__file__).parent / "images/scene.png", Path(app.outdir) / "_static/explore.html"
+        with contextlib.redirect_stdout(io.StringIO()):
+            options = ["--caption", "a cat, a bus and a dog", "-o", str(page)]
+            command(["show", str(scene), *options], standalone_mode=False)
+
+
 def setup(app: Sphinx) -> None:
     """Hooks of autodoc; napoleon, which turns sections into fields, has a priority of 500."""
     app.connect("autodoc-process-signature", readable_signature)
     app.connect("autodoc-process-docstring", in_sphinx_markup, priority=400)
     app.connect("autodoc-process-docstring", short_types, priority=600)
+    app.connect("build-finished", write_figure)

@@ -38,8 +38,9 @@ table for the feature maps of each [level](../concepts.md#glossary), and one for
 ABOUT_MEMORY = """
 ## Memory
 
-*Peak* is the memory in addition to the model's, in float32, with tiles of {tile} px that overlap by 128 px. *Result* is
-the part of the peak that holds the returned feature and attention maps. *Finest map* gives the channels, height and
+*Peak* is the memory in addition to the model's, in float32, with tiles of {tile} px that overlap by 128 px. Freed
+memory goes back to the system at once, because what the C library keeps of it differs between runs. *Result* is the
+part of the peak that holds the returned feature and attention maps. *Finest map* gives the channels, height and
 width of the map at level 0. A single pass is only measured up to four megapixels.
 
 | image, px | method | peak, MB | result, MB | finest map |
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write OUT.md and OUT.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    errors, peaks = measure_seams(options), measure_memory(options)
+    peaks, errors = measure_memory(options), measure_seams(options)
     print(text := page(options, errors, peaks), end="")
     if options.out is not None:
         options.out.with_suffix(".md").write_text(text)

@@ -87,7 +87,7 @@ def train_resnet(data, folder, settings) -> dict:
     model = build_model(plan, parts, accelerator)
     model = fit(
         model,
-        prepared_data(plan, model, parts, folder, accelerator),
+        prepared_data(plan, model, parts, folder, accelerator, micro_batch=micro_batch),
         loss=plan.task.loss(model),
         weight=plan.task.weight,
         settings=loop_settings(plan, folder, micro_batch=micro_batch, steps=settings["steps"]),

@@ -42,10 +42,12 @@ def main() -> None:
             print(f"  level {level}, stride {stride:2}: {tuple(feature_map.shape)}")
         words = pixel_words(features, backbone.feature_info, levels=LEVELS)
         word_sheet(image, words, caption).save(options.out / f"{name}.png")
+        (options.out / f"{name}.html").write_text(features.to_html(image), encoding="utf-8")
     if options.model == "tadp-tiny":
         print("tadp-tiny locates objects, not colours or places: the pictures of those words stay grey.")
         predict(images, options.out / "predictions.png")
     print(f"pictures in {options.out}")
+    print(f"to explore the first image, open {options.out / next(iter(images))}.html in a browser")
 
 
 def predict(images: dict[str, ImageLike], path: Path) -> None:

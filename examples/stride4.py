@@ -23,7 +23,7 @@ TRAIN_SEED, HELD_OUT_SEED = 101, 102  # data sets of different seeds share no sc
 
 def miou(kind: str, *, seed: int, options: argparse.Namespace) -> float:
     torch.manual_seed(seed)
-    backbone = tadp.TADPBackbone.from_pretrained(options.model).freeze()
+    backbone = tadp.TADPBackbone.from_pretrained(options.model, default_text=None).freeze()
     pyramid = Pyramid(backbone, stride4=None if kind == "none" else kind)
     train = RenderedScenes(options.scenes, seed=TRAIN_SEED)
     head = SegmentationHead(pyramid.feature_info, num_classes=len(train.class_names), fpn_channels=64, channels=64)

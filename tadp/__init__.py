@@ -8,11 +8,10 @@ Every name of this package is imported when it is first used, together with torc
 `import tadp` is fast.
 """
 
-from typing import TYPE_CHECKING
-
 from tadp._lazy import lazy
 from tadp._version import __version__ as __version__
 
+TYPE_CHECKING = False  # as in `typing`, whose import would take most of the time of `import tadp`
 if TYPE_CHECKING:
     from tadp import heads as heads
     from tadp import metrics as metrics
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from tadp.backbone import TADPBackbone as TADPBackbone
     from tadp.captioner import Captioner as Captioner
     from tadp.captions import CaptionTable as CaptionTable
+    from tadp.correspondence import match as match
     from tadp.features import AttentionMaps as AttentionMaps
     from tadp.features import FeatureInfo as FeatureInfo
     from tadp.features import Features as Features
@@ -44,6 +44,7 @@ _HOMES = {
     "TADPForObjectDetection": "tasks",
     "TADPForSemanticSegmentation": "tasks",
     "heads": "heads",
+    "match": "correspondence",
     "metrics": "metrics",
     "personalize": "personalize",
     "prompts": "prompts",
@@ -62,6 +63,7 @@ __all__ = [
     "TADPForSemanticSegmentation",
     "__version__",
     "heads",
+    "match",
     "metrics",
     "personalize",
     "prompts",

@@ -1,13 +1,15 @@
 """Load the names of a package when they are first used, so that importing the package is fast."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+
+TYPE_CHECKING = False  # as in `typing`
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
 
 
 def lazy(
-    package: str, homes: Mapping[str, str], *, names: Sequence[str]
-) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    package: str, homes: "Mapping[str, str]", *, names: "Sequence[str]"
+) -> "tuple[Callable[[str], object], Callable[[], list[str]]]":
     """Create a package's `__getattr__` and `__dir__`, so that its names are imported when they are first used.
 
     Args:
@@ -28,6 +30,8 @@ def lazy(
     def getattribute(name: str) -> object:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {', '.join(names)}.")
+        from importlib import import_module  # here, because it would take half of the time of `import tadp`
+
         home = import_module(f"{package}.{homes[name]}")
         value = home if homes[name] == name else getattr(home, name)
         setattr(sys.modules[package], name, value)

@@ -44,8 +44,10 @@ SHARED_NAMES = {
     "backbone": "a folder and the class it is about",
     "captioner": "the same",
     "convert": "a folder and its command",
+    "explore": "the same",
     "export": "the same",
     "extract": "the same",
+    "features": "what a backbone returns, and the command for stored features",
     "personalize": "the same",
 }
 
@@ -143,6 +145,11 @@ def test_importing_is_cheap(module, tmp_path):
     assert not loaded & {"torch", "torchvision", "diffusers", "transformers", "huggingface_hub"}
 
 
+def test_importing_tadp_imports_nothing_but_its_list_of_names(tmp_path):
+    program = "import sys; before = set(sys.modules); import tadp; print(*set(sys.modules) - before)"
+    assert set(run("-c", program, cwd=tmp_path).split()) == {"tadp", "tadp._lazy", "tadp._version"}
+
+
 # Structure
 
 
@@ -208,7 +215,7 @@ def test_a_command_is_in_a_file_named_after_it():
 
 def test_the_import_reader_sees_imports():
     """Otherwise the tests above would prove nothing."""
-    assert {"tadp.text.conditioning", "tadp.files.model_folder"} <= imports("tadp.backbone.backbone")
+    assert {"tadp.text.conditioning", "tadp.files.checks"} <= imports("tadp.backbone.backbone")
     assert imported_by(ast.parse("if TYPE_CHECKING:\n    from tadp.backbone import TADPBackbone")) == {"tadp.backbone"}
     assert imported_by(ast.parse("def load():\n    from tadp import tasks")) == {"tadp.tasks"}
     assert imported_by(ast.parse("from tadp import __version__")) == {"tadp"}

@@ -34,12 +34,12 @@ class SceneCache:
 def open_cache(folder: Path, count: int, *, seed: int) -> SceneCache:
     """The first `count` scenes of a seed, 70 % of them plain. They are rendered once; an interrupted call continues."""
     folder.mkdir(parents=True, exist_ok=True)
-    starts = [start for start in range(0, count, CHUNK) if not _chunk(folder, seed, start).exists()]
+    chunks = [_chunk(folder, seed, start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    missing = [chunk for chunk in chunks if not chunk.exists()]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        work = pool.map(partial(_render_chunk, folder, seed), starts)
-        for _ in tqdm(work, total=len(starts), desc="rendering scenes", unit="chunk", disable=not starts):
+        work = pool.map(partial(_render_chunk, seed), missing)
+        for _ in tqdm(work, total=len(missing), desc="rendering scenes", unit="chunk", disable=not missing):
             pass
-    chunks = [_chunk(folder, seed, start) for start in range(0, count, CHUNK)]
     images = np.concatenate([np.load(chunk / "images.npy", mmap_mode="r") for chunk in chunks])
     masks = np.concatenate([np.load(chunk / "masks.npy", mmap_mode="r") for chunk in chunks])
     records = [json.loads(line) for chunk in chunks for line in (chunk / "records.jsonl").read_text().splitlines()]
@@ -72,14 +72,14 @@ def styled_scenes(folder: Path, style: Style, count: int) -> SceneCache:
     return SceneCache(np.load(f"{stem}-images.npy"), np.load(f"{stem}-masks.npy"), records)
 
 
-def _chunk(folder: Path, seed: int, start: int) -> Path:
-    return folder / f"seed{seed}" / f"{start:06d}"
+def _chunk(folder: Path, seed: int, start: int, end: int) -> Path:
+    return folder / f"seed{seed}" / f"{start:06d}-{end:06d}"
 
 
-def _render_chunk(folder: Path, seed: int, start: int) -> None:
+def _render_chunk(seed: int, chunk: Path) -> None:
     scenes = Scenes(10_000_000, seed=seed, size=SIZE, style=None)
     images, masks, records = [], [], []
-    for index in range(start, start + CHUNK):
+    for index in range(*map(int, chunk.name.split("-"))):
         scene = scenes[index]
         rng = np.random.default_rng((seed, index, 1))
         images.append(scene.image)
@@ -93,7 +93,6 @@ def _render_chunk(folder: Path, seed: int, start: int) -> None:
                 "variants": [scene.caption(rng) for _ in range(VARIANTS)],
             }
         )
-    chunk = _chunk(folder, seed, start)
     part = chunk.with_suffix(".part")
     part.mkdir(parents=True, exist_ok=True)
     np.save(part / "images.npy", np.stack(images))

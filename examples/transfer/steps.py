@@ -68,7 +68,8 @@ def _train(step: Step, task: str, study: argparse.Namespace, options: argparse.N
         model = session.build(script.TASK, backbone, train, options)
         template = protocol.modifier.templates[0]
         model.record["notes"] = f"Trained with captions in the template {template!r}. Use it for your captions, too."
-        data = session.prepare(script.TASK, model, protocol.source(train), options, accelerator)
+        # The images are shared by all steps. The captions depend on the modifier.
+        data = session.prepare(script.TASK, model, protocol.source(train), options, accelerator, with_captions=False)
         model = session.train_model(script.TASK, model, data, options, accelerator)
 
         scored = partial(_score, model, task=task, test=test, options=options, accelerator=accelerator)

@@ -81,6 +81,7 @@ class Captioner(Pushable):
         self._name, self._revision = name, revision
         self.batch_size = batch_size
         self._tokenizer_folder: Path | None = None
+        self._arguments: dict[str, Any] | None = None
 
     @classmethod
     def from_pretrained(
@@ -167,6 +168,8 @@ class Captioner(Pushable):
             decoding=decoding,
         )
         captioner._tokenizer_folder = text_tokenizer(folder)
+        lasting = str(folder.resolve()) if Path(name).is_dir() else captioner.name  # valid from any directory
+        captioner._arguments = {"name": lasting, "revision": captioner.revision, **asdict(decoding)}
         return captioner
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -191,6 +194,11 @@ class Captioner(Pushable):
         return f"<Captioner {self._name}{at}, {decoding.min_new_tokens} to {decoding.max_new_tokens} tokens>"
 
     @property
+    def model(self) -> nn.Module:
+        """The network that writes the captions."""
+        return self._model
+
+    @property
     def name(self) -> str:
         """The folder or repository this captioner was loaded from."""
         return self._name
@@ -199,6 +207,11 @@ class Captioner(Pushable):
     def revision(self) -> str | None:
         """The commit of the repository; None for a folder and for "tadp-tiny", which comes with tadp."""
         return self._revision
+
+    @property
+    def arguments(self) -> dict[str, Any] | None:
+        """JSON arguments of `from_pretrained` that load the captioner again; None if it was built from parts."""
+        return self._arguments
 
     @property
     def generation(self) -> dict[str, int | float | str | bool | None]:

@@ -180,16 +180,16 @@ class SqliteStore:
                 self._known = {key: source for key, (source, _) in self._provenances(database).items()}
         try:
             texts, source = json.loads(captions), self._known[number]
-            others = loads(fields.encode(), "its fields", is_line=True) if fields else {}
+            extra = loads(fields.encode(), "its fields", is_line=True) if fields else {}
         except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
             raise self._damaged(image_id, f"{type(error).__name__}: {error}") from error
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise self._damaged(image_id, f"its captions are {shown(texts)}")
         for flaw in filter(None, map(flaw_of, texts)):
             raise self._damaged(image_id, f"a caption {flaw}")
-        if not isinstance(others, dict):
-            raise self._damaged(image_id, f"its fields are {shown(others)}")
-        return CaptionRecord(image_id, tuple(texts), others, source)
+        if not isinstance(extra, dict):
+            raise self._damaged(image_id, f"its fields are {shown(extra)}")
+        return CaptionRecord(image_id, tuple(texts), extra, source)
 
     def _damaged(self, image_id: Any, why: str) -> CaptionError:
         return CaptionError(
@@ -297,9 +297,9 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
     # A view, a trigger or an index of an expression would run the SQL in the file. SQLite's own indexes have none.
     tables = dict(_run(database, "SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall())
     query = "SELECT type, name FROM sqlite_master WHERE type != 'table' AND (type != 'index' OR sql IS NOT NULL)"
-    others = _run(database, query).fetchall()
-    if others:
-        kind, name = others[0]
+    foreign = _run(database, query).fetchall()
+    if foreign:
+        kind, name = foreign[0]
         article = "an" if kind == "index" else "a"
         raise CaptionError(f"{path} has {article} {kind}, {shown(name)}, which no caption table has. Use another file.")
     for statement in _SCHEMA[:2]:

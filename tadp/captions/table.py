@@ -1,6 +1,7 @@
 """`CaptionTable`: a mapping from image id to caption, in memory or on disk."""
 
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from contextlib import suppress
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from tadp.captions.sqlite import SqliteStore, is_sqlite
 from tadp.captions.store import MemoryStore, Store, mixing
 from tadp.errors import CaptionError, UnknownIdError
 from tadp.files.checks import refuse_pointer
+from tadp.web.markup import rows_as_html
 
 SUFFIXES = (".db", ".sqlite", ".sqlite3")  # of tables on disk
 
@@ -205,11 +207,15 @@ class CaptionTable(Mapping[str, str]):
         return sum(self._store.provenances().values())
 
     def __repr__(self) -> str:
-        try:
+        count = "closed"
+        with suppress(ValueError, OSError):  # a closed table can be shown too
             count = f"images: {len(self)}"
-        except (ValueError, OSError):  # a closed table can be shown too
-            count = "closed"
         return f"<CaptionTable {self._name}, {count}>"
+
+    def _repr_html_(self) -> str | None:
+        """The first 20 captions as a table, which notebooks show; None if this table is closed."""
+        with suppress(ValueError, OSError):
+            return rows_as_html(("id", "caption"), islice(_Items(self), 20), title=repr(self)[1:-1])
 
     @property
     def provenances(self) -> dict[Provenance | None, int]:

@@ -13,6 +13,9 @@ from tadp.errors import MissingFileError, UnknownModelError
 
 if TYPE_CHECKING:
     from tadp.backbone import TADPBackbone
+    from tadp.cli.model_facts import ModelFacts
+
+_PARTS = {"unet": "U-Net", "vae": "VAE encoder"}  # names of parts in the table; others are their folders' names
 
 
 @command("tadp info", "tadp info stable-diffusion-v1-5/stable-diffusion-v1-5")
@@ -28,7 +31,6 @@ def info(
     No weights are loaded. If a hub model is not on this machine, only its configuration is downloaded.
     """
     with no_gc():
-        silence()
         tables = model_tables(model, revision=revision, variant=variant)
     console = Console(highlight=False)
     for table in tables:
@@ -49,60 +51,47 @@ def model_tables(model: str, *, revision: str | None = None, variant: str | None
         UnknownModelError: If there is no such model.
         ModelError: If the model belongs to no known family, or a part is missing.
     """
+    from tadp.cli.model_facts import facts_of, facts_of_files
+
     folder = _model_files(model, revision, variant)
-    backbone = _hollow_backbone(folder)
+    known = facts_of_files(folder, variant) or facts_of(_hollow_backbone(folder))
     facts = Table(box=None, show_header=False, pad_edge=False)
-    applied = "" if backbone.scale_latents else " (not applied)"
-    facts.add_row("Scaling factor", f"{backbone.vae.scaling_factor:g}{applied}")
-    facts.add_row("Text length", f"{backbone.text_length} tokens")
-    if backbone.pool_attention:
-        facts.add_row("Attention by name", cell(", ".join(backbone.pool_attention), overflow="fold"))
-    facts.add_row("Timestep", str(backbone.passes))
+    applied = "" if known.scales_latents else " (not applied)"
+    facts.add_row("Scaling factor", f"{known.scaling_factor:g}{applied}")
+    facts.add_row("Text length", f"{known.text_length} tokens")
+    if known.pooled:
+        facts.add_row("Attention by name", cell(", ".join(known.pooled), overflow="fold"))
+    facts.add_row("Timestep", known.timestep)
     facts.add_row("Captioner", "its own" if own_captioner(model) else "none of its own")
     facts.add_row("Folder", cell(str(folder), overflow="fold"))
-    return [_level_table(model, backbone), _part_table(folder, variant, backbone), facts]
+    return [_level_table(model, known), _part_table(folder, variant, known), facts]
 
 
-def _level_table(model: str, backbone: "TADPBackbone") -> Table:
+def _level_table(model: str, facts: "ModelFacts") -> Table:
     table = Table(
         "Level", "Stride", "Channels", "Attention", "Tapped at", box=None, title=cell(model), title_justify="left",
         pad_edge=False,
     )  # fmt: skip
-    taps = backbone.layout.taps
-    info = backbone.feature_info
-    for level, width, stride in zip(backbone.chosen_levels(), info.channels, info.reduction, strict=True):
-        is_attached = level in backbone.options.attached_levels
-        own = backbone.layout.channels[level] * backbone.passes.width
-        attached = f" + {width - own}" if is_attached else ""
-        attention = "attached" if is_attached else "yes" if level in backbone.layout.attention_levels else "no"
-        channels = f"{own}{attached}"
-        table.add_row(str(level), str(stride), channels, attention, taps[level])
+    for level in facts.levels:
+        is_attached = level.attached is not None
+        attention = "attached" if is_attached else "yes" if level.has_attention else "no"
+        channels = f"{level.channels} + {level.attached}" if is_attached else str(level.channels)
+        table.add_row(str(level.number), str(level.stride), channels, attention, level.tap)
     return table
 
 
-def _part_table(folder: Path, variant: str | None, backbone: "TADPBackbone") -> Table:
-    from tadp.text.stack import TextStack
-
+def _part_table(folder: Path, variant: str | None, facts: "ModelFacts") -> Table:
     table = Table("Part", "Parameters", "On disk", box=None, pad_edge=False)
-    text: Any = backbone.text_encoder
-    encoders = dict(text.parts) if isinstance(text, TextStack) else {"text_encoder": text}
-    denoiser = backbone.family.part
-    for part, name, module in (
-        (denoiser, "U-Net" if denoiser == "unet" else denoiser, backbone.unet),
-        ("vae", "VAE encoder", backbone.vae),
-        *((part, part.replace("_", " "), encoder) for part, encoder in encoders.items()),
-    ):
-        if module is not None:
-            count = sum(parameter.numel() for parameter in module.parameters())
-            table.add_row(name, _readable(count), _on_disk(folder, part, variant))
+    for part, count in facts.parameters.items():
+        name = _PARTS.get(part, part.replace("_", " "))
+        table.add_row(name, _readable(count), _on_disk(folder, part, variant))
     return table
 
 
 def _model_files(model: str, revision: str | None, variant: str | None) -> Path:
     """A model's folder. If a hub model is not on this machine, the folder has only its configuration."""
-    from tadp.diffusion.noise import SCHEDULER
     from tadp.files.hub import HubOptions, local_folder
-    from tadp.files.model_folder import CONFIG_NAME, KNOWN, model_folder
+    from tadp.files.model_folder import CONFIG_NAME, KNOWN, SCHEDULER, model_folder
 
     try:
         return model_folder(model, hub=HubOptions(revision, variant, local_files_only=True))
@@ -122,6 +111,7 @@ def _hollow_backbone(folder: Path) -> "TADPBackbone":
     from tadp.files.hub import read_json
     from tadp.files.model_folder import CONFIG_NAME
 
+    silence()
     saved = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else {}
     check_saved_options(saved.get("options", {}), folder / CONFIG_NAME)
     denoiser = hollow_denoiser(folder)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tadp.captioner import Captioner
 
 TINY = "tadp-tiny"
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # pictures that commands write
 _TINY_WARNING = "the captioner 'tadp-tiny' knows only"  # commands say it with their own options: `warn_about_tiny`
 _UNKNOWN_TOKEN = "the text encoder has no token"  # the beginning of a warning of `tadp.text.encoder`
 
@@ -135,7 +136,7 @@ def cell(text: str, *, overflow: OverflowMethod | None = None) -> Text:
 
     Args:
         text: The text.
-        overflow: What rich does with a text that is too long for its column, such as "fold".
+        overflow: How rich treats a text that is too long for its column, such as "fold".
     """
     return Text(escaped(text), overflow=overflow)
 
@@ -269,6 +270,12 @@ def load_backbone(
         ).to(place)
 
 
+def native_px(backbone: "TADPBackbone") -> int:
+    """The side of the images that a model was trained on, in pixels."""
+    native = backbone.family.native_cells(backbone.unet)
+    return 512 if native is None else native * backbone.vae.reduction
+
+
 def check_levels(levels: list[int] | None, known: Collection[int], backbone: "TADPBackbone", option: str) -> None:
     """Refuse unknown levels as wrong usage of an option."""
     for level in levels or ():
@@ -319,6 +326,7 @@ def status(text: str) -> AbstractContextManager[Any]:
 def progress() -> Progress:
     """A progress bar that disappears when it is complete, shown only on a terminal."""
     console = Console(stderr=True)
+    console.quiet = not console.is_terminal  # before 14.3, rich ends a disabled bar with an empty line
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)  # not frozen, because Lightning sets the fields of a copy of a `Batch`
 class Boxes:
     """The true boxes of the N objects in one image; N may be 0.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tadp.errors import Argument, ImageError, OptionError
 from tadp.files.checks import check_numbers, check_whole
-from tadp.files.inference import check_process
+from tadp.files.inference import check_process, is_tracing, makes_graph
 from tadp.images.image_files import BAND_PIXELS, check_size, decode
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
@@ -28,6 +28,7 @@ MAX_PIXELS = 1024**3 // 4 // 3  # 89 megapixels: where Pillow begins to warn of 
 
 _WHITE_LEVEL = {torch.uint8: 255, torch.uint16: 65535}
 _ARRAY_DTYPES = ("uint8", "uint16", "float16", "float32", "float64")
+OVERSHOOT = "Bicubic resizing of floats, noise, and RandomErasing(mode='pixel') of timm do this."
 _TOLERANCE = 0.01  # resizing may overshoot by a rounding error, which is 0.008 in bfloat16
 
 
@@ -170,6 +171,9 @@ def crop_to_cells(
             f"an image of {image_size[0]}x{image_size[1]} has {height}x{width} cells at stride {reduction}; "
             f"the map has {_size(feature)}. Pass (height, width) before padding, and the map's own stride."
         )
+    if is_tracing():
+        height, width = int(height), int(width)  # TorchScript's exporter to ONNX loses sizes, which heads need
+        return feature[..., :height, :width].reshape(feature.shape[0], int(feature.shape[1]), height, width)
     return feature[..., :height, :width]
 
 
@@ -282,17 +286,19 @@ def to_unit_range(pixels: Tensor, name: str) -> Tensor:
         return pixels.float().div_(_WHITE_LEVEL[pixels.dtype])
     if not pixels.is_floating_point():
         raise _wrong_dtype(name, pixels.dtype)
-    if torch.compiler.is_compiling():  # a graph has no values to check
+    if makes_graph():  # a graph has no values to check
         return pixels
-    low, high = (bound.item() for bound in pixels.detach().aminmax())
+    low, high = torch.stack(pixels.detach().aminmax()).tolist()  # a single wait for the GPU
     if not math.isfinite(low) or not math.isfinite(high):  # aminmax carries NaN through
         raise ImageError(f"{name} holds NaN or infinite values. Fix their source, or use nan_to_num.")
     if low >= -_TOLERANCE and high <= 1 + _TOLERANCE:
         return pixels
     if low >= -0.25 and high <= 1.25:  # bicubic and Lanczos kernels overshoot by this much
-        hint = "Clip the overshoot of a resize: image.clip(0, 1)."
+        hint = f"Clip the overshoot of a resize: image.clip(0, 1). {OVERSHOOT}"
     elif low >= -1 - _TOLERANCE and high <= 1 + _TOLERANCE:
         hint = "If it ranges from -1 to 1, pass (image + 1) / 2."
+    elif ((pixels < 0) | (pixels > 1)).float().mean() < 0.3:  # a normalised photograph has more outside
+        hint = f"Few of its values are; clip them: image.clip(0, 1). {OVERSHOOT}"
     elif low < 0:
         hint = "Undo its normalisation: image * std + mean."
     else:

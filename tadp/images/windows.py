@@ -81,7 +81,7 @@ class WindowedPrediction:
         tapered: Whether the weight of a window falls linearly from its centre to its border where windows overlap, so
             that no seams show. If False, all windows count the same.
         text: The text of the image, which `Batches` passes on with each window; None if `predict` needs none.
-        text_kind: What texts must have in common to be predicted together.
+        text_kind: A key of the text; only texts with equal keys are predicted together.
 
     Raises:
         ValueError: If the stride is under 1, or is larger than the window, which would leave gaps.

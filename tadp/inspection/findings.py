@@ -120,8 +120,8 @@ def of_files(
     """Findings about single files and labels, those that stop a training first.
 
     Args:
-        facts: What was measured of each image.
-        problems: What the reader found.
+        facts: The measured values of each image.
+        problems: Problems that the reader reported.
         options: The reader's options, which may already leave out what is wrong.
         data: The data set, whose reader takes the options that the advice names.
         mask_advice: The option that gives wrong values or colours of masks a meaning; "" if none is known.

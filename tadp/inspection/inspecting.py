@@ -61,7 +61,7 @@ def inspect(
     """Inspect the data set in a folder: its layout, sizes, classes and split, and everything that is wrong with it.
 
     Every image and its labels are read once. What is wrong with one of them becomes a finding and never ends the
-    inspection. What was measured is kept for the next time, as long as path, size and time of change of a file are the
+    inspection. Measured values are kept for the next time, as long as path, size and time of change of a file are the
     same.
 
     Args:

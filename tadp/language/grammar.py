@@ -279,7 +279,7 @@ def counted(count: int, noun: str, verb: str = "", *, plural: str | None = None)
     Args:
         count: The number.
         noun: The noun in the singular, such as "label" or "pair of classes".
-        verb: What follows, with its first word in the plural: "have", "are", "differ", "share", "name", "contradict".
+        verb: The words that follow. The first is plural: "have", "are", "differ", "share", "name" or "contradict".
         plural: The plural of the noun, if it is not formed with s.
 
     Example:

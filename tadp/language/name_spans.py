@@ -4,7 +4,34 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-from tadp.language.matching import Synonyms, ends_clause, find_names, split_words
+from tadp.language.matching import Synonyms, ends_clause, find_names, readable, split_words
+
+
+class Names(str):
+    """A prompt that consists of names joined by spaces, and records where each name ends.
+
+    The text encoder receives the string. When attention is averaged per name, a name never spans two names of the
+    prompt, so "hot" next to "dog" does not count as "hot dog". The methods of `str` return plain strings, without this
+    information, and so does reading a prompt from a file.
+
+    Args:
+        names: The names in the order of the prompt. Each "_" becomes a space.
+
+    Example:
+        >>> prompt = Names(["hot", "dog"])
+        >>> prompt, prompt.names
+        ('hot dog', ('hot', 'dog'))
+    """
+
+    names: tuple[str, ...]
+
+    def __new__(cls, names: Sequence[str]) -> "Names":
+        prompt = super().__new__(cls, " ".join(map(readable, names)))
+        prompt.names = tuple(names)
+        return prompt
+
+    def __getnewargs__(self) -> tuple[tuple[str, ...]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return (self.names,)
 
 
 class Word(NamedTuple):

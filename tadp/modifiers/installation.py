@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tadp.backbone import TADPBackbone
 from tadp.diffusion.families import family_of
 from tadp.errors import ModifierError
+from tadp.files.diffusers_hooks import kept_small
 from tadp.files.hub import Source
 from tadp.text.encoder import TextEncoder
 from tadp.text.learned_tokens import LearnedToken, add_token
@@ -144,6 +145,11 @@ def _swap_unet(backbone: TADPBackbone, unet: nn.Module) -> None:
             f"({backbone.family.name}: {backbone.layout}); it was fine-tuned from another model."
         )
     old = backbone.unet
+    if way := kept_small(old):
+        raise ModifierError(
+            f"the modifier's own U-Net cannot replace that of this backbone, which is {way}. Load the backbone without "
+            "the argument that saves memory, or pass unet= with the folder of a tuned U-Net to from_pretrained."
+        )
     new: Any = _moved(copy.deepcopy(unet), backbone)
     if not all(parameter.is_contiguous() for parameter in old.parameters()):
         new.to(memory_format=torch.channels_last)

@@ -1,6 +1,7 @@
 """`CaptionModifier`: words around a caption, and the learned token or U-Net that they refer to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.backbone import TADPBackbone
+from tadp.diffusion.loading.lora_fusion import LORA_NAME
 from tadp.errors import ModifierError, UnknownModelError
 from tadp.files.atomic import replace_folder
 from tadp.files.hub import HubOptions, local_folder, path_of, read_json
@@ -29,6 +31,8 @@ from tadp.modifiers.modifier_card import modifier_card
 from tadp.modifiers.steps import CONFIG_NAME, Step, new_step, read_steps, write_steps
 from tadp.text.encoder import check_captions
 from tadp.text.learned_tokens import LearnedToken, check_token, learned_tokens
+
+_PARTS = ("learned_embeds*.safetensors", "unet", LORA_NAME)  # of a saved modifier, besides its config
 
 
 class CaptionModifier(Pushable):
@@ -54,6 +58,8 @@ class CaptionModifier(Pushable):
             vectors is still written once in a caption. With None, the backbone must already know the token.
         unet: A tuned U-Net that `install` puts in place of the backbone's U-Net; None keeps the backbone's.
         literal: Whether to insert captions unchanged.
+        lora: The tensors of the LoRA that is merged into `unet`, under diffusers' names, which are saved with the
+            modifier; None without a LoRA.
 
     Attributes:
         record: The entries of the model card, such as the base model, which are saved with the modifier.
@@ -77,8 +83,10 @@ class CaptionModifier(Pushable):
         embedding: Float[Tensor, "*n d"] | None = None,
         unet: nn.Module | None = None,
         literal: bool = False,
+        lora: Mapping[str, Tensor] | None = None,
     ):
-        self._steps = (new_step(template, token=token, embedding=embedding, unet=unet, literal=literal),)
+        step = new_step(template, token=token, embedding=embedding, unet=unet, literal=literal)
+        self._steps = (replace(step, lora=lora),)
         self.record: dict[str, Any] = {}
 
     @staticmethod
@@ -326,10 +334,12 @@ class CaptionModifier(Pushable):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the modifier to a folder: JSON, and the learned tokens and the U-Net in diffusers' formats.
 
+        If DreamBooth trained a LoRA, the folder gets it as well, as pytorch_lora_weights.safetensors.
+
         Raises:
             OutputError: If the folder cannot be written; its old contents are kept.
         """
-        with replace_folder(Path(folder)) as part:
+        with replace_folder(Path(folder), parts=_PARTS) as part:
             write_steps(part, self._steps, self.record)
 
     def generate_model_card(self, **entries: Any) -> ModelCard:

@@ -15,7 +15,7 @@ def modifier_card(steps: Sequence[Step], record: Mapping[str, Any], *, example: 
     Args:
         steps: The modifier's steps.
         record: The user's entries, as `tadp.files.model_card.card_record` returns them.
-        example: What the modifier makes of the caption "a dog on grass".
+        example: The caption that the modifier returns for "a dog on grass".
     """
     tokens = [
         f"`{step.token}`, {'not included' if step.vectors is None else f'{len(step.vectors)} vectors of width {width}'}"

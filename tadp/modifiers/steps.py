@@ -2,20 +2,22 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tadp.diffusion.loading.lora_fusion import LORA_NAME
 from tadp.diffusion.loading.networks import load_unet, save_denoiser
 from tadp.errors import CorruptFileError, MissingFileError, ModifierError
-from tadp.files.hub import read_json
+from tadp.files.hub import check_readable, read_json
 from tadp.files.schema import check_types, shown
-from tadp.files.weight_ids import weight_ids
+from tadp.files.weight_ids import save_tensors, weight_ids
 from tadp.modifiers.caption_templates import check_template
 from tadp.text.learned_tokens import check_token, check_vectors, read_token, write_token
 
@@ -25,13 +27,18 @@ _MOST_STEPS = 100
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A template, and the token and U-Net that its words refer to; see `CaptionModifier`."""
+    """A template, and the token and U-Net that its words refer to; see `CaptionModifier`.
+
+    Attributes:
+        lora: The tensors of the LoRA that is merged into `unet`, in diffusers' format; None without a LoRA.
+    """
 
     template: str
     literal: bool
     token: str | None
     vectors: Tensor | None
     unet: nn.Module | None
+    lora: Mapping[str, Tensor] | None = None
 
 
 def new_step(
@@ -74,6 +81,8 @@ def write_steps(folder: Path, steps: Sequence[Step], record: Mapping[str, Any]) 
             write_token(folder / _token_file(number), step.token, step.vectors)
         if step.unet is not None:
             save_denoiser(step.unet, folder / "unet")
+        if step.lora is not None:
+            save_tensors(step.lora, folder / LORA_NAME)
         entries.append(
             {
                 "template": step.template,
@@ -126,14 +135,19 @@ def _read_step(folder: Path, number: int, entry: Any, dtype: torch.dtype) -> Ste
     if entry["has_embedding"]:
         vectors = read_token(folder / _token_file(number), token=entry["token"]).vectors
     unet: Any = load_unet(folder, variant=None, dtype=dtype) if entry["has_unet"] else None
+    lora = None
+    if unet is not None and (folder / LORA_NAME).is_file():
+        check_readable(folder / LORA_NAME)
+        lora = load_file(folder / LORA_NAME)
     try:
-        return new_step(
+        step = new_step(
             entry["template"],
             token=entry["token"],
             embedding=vectors,
             unet=unet and unet.eval(),
             literal=entry["literal"],
         )
+        return replace(step, lora=lora)
     except ModifierError as error:
         raise ModifierError(f"{path}, {place}: {error}") from error
 

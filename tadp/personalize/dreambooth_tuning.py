@@ -33,7 +33,7 @@ from tadp.personalize.run_options import (
 from tadp.personalize.sampling import Sampler
 from tadp.personalize.trained_model import DiffusionModel, load_diffusion
 from tadp.personalize.training_images import PRIOR, Captions, Concept, Images, TrainingImages, read_images
-from tadp.tasks.lora_training import LORA_NAME, add_lora, save_lora
+from tadp.tasks.lora_training import add_lora, lora_tensors
 from tadp.text.learned_tokens import check_token
 
 _PRIOR_STREAM = 2  # a stream of random numbers, as in the training loop
@@ -158,7 +158,8 @@ def dreambooth(
         description=f"tuning the U-Net to {token}",
         max_grad_norm=max_grad_norm,
     )
-    modifier = CaptionModifier(template, unet=_finish(loaded, output=output, lora_rank=lora_rank))
+    unet, lora = _finish(loaded, output=output, lora_rank=lora_rank)
+    modifier = CaptionModifier(template, unet=unet, lora=lora)
     folder.finish(modifier, steps=settled.steps)
     return modifier
 
@@ -211,21 +212,21 @@ def _prepare(model: DiffusionModel, options: SettledOptions, *, lora_rank: int |
     return trained
 
 
-def _finish(model: DiffusionModel, *, output: Path | None, lora_rank: int | None) -> Any:
-    """The tuned U-Net. A LoRA is first written to the folder and then merged into the U-Net."""
+def _finish(
+    model: DiffusionModel, *, output: Path | None, lora_rank: int | None
+) -> tuple[Any, dict[str, torch.Tensor] | None]:
+    """The tuned U-Net, and the LoRA that was merged into it, if there is one."""
     unet: Any = model.backbone.unet
     model.backbone.enable_gradient_checkpointing(False)
     unet.float().cpu()
-    if output is not None:  # the record and the LoRA of an older run do not belong to this one
-        for name in (RECORD_NAME, *((LORA_NAME,) if lora_rank is None else ())):
-            (output / name).unlink(missing_ok=True)
+    if output is not None:
+        (output / RECORD_NAME).unlink(missing_ok=True)  # the record of an older run does not belong to this one
+    lora = None
     if lora_rank is not None:
-        if output is not None:
-            with replace_file(output / LORA_NAME) as part:
-                save_lora(unet, part, rank=lora_rank)
+        lora = {name: tensor.detach().clone() for name, tensor in lora_tensors(unet, rank=lora_rank).items()}
         unet.fuse_lora()
         unet.unload_lora()
-    return unet.eval().requires_grad_(False)
+    return unet.eval().requires_grad_(False), lora
 
 
 def _prior(

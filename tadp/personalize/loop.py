@@ -23,6 +23,7 @@ from tadp.personalize.run_options import SettledOptions
 from tadp.personalize.sampling import Sampler, SampleSheets
 from tadp.personalize.trained_model import DiffusionModel
 from tadp.personalize.training_images import SAMPLES, Concept
+from tadp.training.schedules import FUSED_ADAM
 
 _STEP, _EPOCH = 0, 1  # streams of random numbers
 _TIMED = 2  # steps before the first; the first of them also warms up
@@ -126,8 +127,9 @@ def build_optimizer(parameters: Iterable[nn.Parameter], options: SettledOptions)
         MissingExtraError: If 8 bits are requested and bitsandbytes is not installed or does not work here.
     """
     settings: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
+    parameters = list(parameters)
     if not options.adam_8bit:
-        return torch.optim.AdamW(parameters, **settings)
+        return torch.optim.AdamW(parameters, fused=parameters[0].device.type in FUSED_ADAM, **settings)
     try:
         from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
     except (ImportError, RuntimeError) as error:

@@ -26,9 +26,9 @@ def null(count: int) -> list[str]:
 def class_names(classes: Sequence[str], *, count: int = 1) -> list[str]:
     """Return all class names in one prompt, separated by spaces, for each of `count` images.
 
-    The prompts are `tadp.features.Names`: strings that record where each name ends. So `AttentionMaps.pool` does not
-    mistake two neighbouring names, such as "hot" and "dog", for a third, "hot dog". The text encoder may do so. In a
-    prompt that was changed, or read from a file, which is a plain string, `pool` may, too.
+    The prompts are `tadp.language.name_spans.Names`: strings that record where each name ends. So `AttentionMaps.pool`
+    does not mistake two neighbouring names, such as "hot" and "dog", for a third, "hot dog". The text encoder may
+    do so. In a prompt that was changed, or read from a file, which is a plain string, `pool` may, too.
 
     Args:
         classes: The class names. Each "_" becomes a space.

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tadp.backbone import TADPBackbone, Text
+from tadp.backbone.memory_saving import MemorySaving
 from tadp.backbone.text_source import CaptionFunction
 from tadp.captioner.model_files import TINY
 from tadp.datasets.sample import Sample
@@ -19,6 +20,7 @@ from tadp.errors import ModelError
 from tadp.features import Features
 from tadp.files.atomic import replace_folder
 from tadp.files.building import explained, limited
+from tadp.files.diffusers_hooks import is_quantized
 from tadp.files.hub import HubOptions
 from tadp.files.inference import autocasts
 from tadp.files.model_card import card_record, saved_record, split_picture, write_card
@@ -173,8 +175,7 @@ class TaskModel(nn.Module, Pushable):
             **options: Options of `Captioner.from_pretrained`, if `captioner` is a name.
 
         Raises:
-            ModelError: If the model's prompt mode is not "captions", or if `captioner` is None and it is not known with
-                which captioner the model was trained.
+            ModelError: If the model takes no captions, or if `captioner` is None and the model does not know its own.
             UnknownModelError: If `captioner` is a name and there is no such captioner.
         """
         if self.prompt_mode != "captions":
@@ -182,7 +183,7 @@ class TaskModel(nn.Module, Pushable):
         captioner = self.captioner_name if captioner is None else captioner
         if captioner is None:
             raise ModelError(
-                "this model does not know its captioner; pass a captioner, or the name of one, such as 'tadp-tiny'."
+                "this model does not know its captioner; pass one, or the name of one, such as 'tadp-tiny'."
             )
         self.backbone.attach_captioner(captioner, **options)
         self.captioner_name = getattr(self.captioner, "name", self.captioner_name)  # a function has no name to keep
@@ -203,8 +204,7 @@ class TaskModel(nn.Module, Pushable):
         """Set the text of a model whose prompt mode is "stored".
 
         Args:
-            text: One encoded text for all images, (1, L, D); if the model was built with `own_class=True`, it
-                has one embedding per class. It is saved with the model.
+            text: One encoded text for all images, (1, L, D), or with `own_class=True` one embedding per class.
 
         Raises:
             ModelError: If the model's prompt mode is not "stored".
@@ -279,23 +279,23 @@ class TaskModel(nn.Module, Pushable):
         local_files_only: bool = False,
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
+        **memory_saving: Any,
     ) -> Model:
         """Load a model that `save_pretrained` or `push_to_hub` wrote, in evaluation mode.
 
         If the model was trained with the captioner of tadp-tiny, which comes with tadp, that captioner is attached.
 
         Args:
-            pretrained_model_name_or_path: A folder, the id of a repository on the hub, or a model that comes with tadp:
-                "tadp-tiny-segmentation", "tadp-tiny-depth" or "tadp-tiny-detection".
-            base_model: Folder or hub id of the base model, if it has moved since the model was saved; None takes the
-                folder or hub id in the config.
+            pretrained_model_name_or_path: A folder, a hub id, or "tadp-tiny-segmentation", "-depth" or "-detection".
+            base_model: Folder or hub id of the base model, if it has moved; None takes that in the config.
             dtype: Dtype of all parts; None is float32.
             device: Device of the model; None is the CPU.
-            revision: Branch, tag or commit of the task model's repository; None is its default branch. The revision of
-                the base model is in the config.
+            revision: Branch, tag or commit of the task model's repository; None is its default branch.
             local_files_only: Whether to use only files on this machine and never connect to the hub.
             cache_dir: Folder for downloads; None is huggingface_hub's own cache.
             token: Access token for gated models; None is the token that `hf auth login` stored.
+            **memory_saving: `idle_on_cpu` and, for models with `tune="nothing"`, `group_offload`, `storage_dtype` and
+                `quantization_config`; see `TADPBackbone.from_pretrained`.
 
         Raises:
             UnknownModelError: If there is no such model, or its base model is not available.
@@ -305,8 +305,8 @@ class TaskModel(nn.Module, Pushable):
         hub = HubOptions(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
         folder = find_task(pretrained_model_name_or_path, hub)
         config = read_config(folder, cls)
-        dtype = dtype or torch.float32
-        backbone = load_backbone(folder, config, base_model=base_model, dtype=dtype, hub=hub)
+        saving = MemorySaving(dtype := dtype or torch.float32, **memory_saving)
+        backbone = load_backbone(folder, config, base_model=base_model, saving=saving, hub=hub)
         path, options = folder / CONFIG_NAME, {**cls.earlier_options, **config["options"]}
         with explained(path, options, what=f"a {cls.__name__}"), limited(head_sizes(folder)):
             model = cls(backbone, **options)
@@ -318,8 +318,9 @@ class TaskModel(nn.Module, Pushable):
         if model.captioner_name == TINY and model.prompt_mode == "captions":  # it comes with tadp
             model.attach_captioner(device=device)
         for part in (model.head, backbone.unet, backbone.text_adapter):  # the VAE and the text encoder have their own
-            if part is not None:
+            if part is not None and not is_quantized(part):
                 nn.Module.to(part, dtype=dtype)
+        saving.apply(backbone, device)
         return model.to(device=device).eval()
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]  the name of the folder is older

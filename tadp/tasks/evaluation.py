@@ -96,14 +96,14 @@ def predict_each(
         model: A task model.
         requests: One tuple per image: anything that identifies it, the image, and its caption or None, as in `predict`.
         batch_size: Largest number of windows that go through the model at once, and of images that are read ahead. With
-            1, `model.predict` is called.
+            1, or if a subclass has a `predict` of its own but no `start_prediction`, `model.predict` is called.
         **options: Options of the model's `predict`.
 
     Yields:
         What identifies the image, and a function that returns the result of `predict` for it, or raises the error. Call
         the function before you take the next image.
     """
-    if check_whole(batch_size, name="batch_size") == 1:
+    if check_whole(batch_size, name="batch_size") == 1 or _has_own_predict(model):
         for key, image, caption in requests:
             yield key, partial(model.predict, image, caption, **options)
         return
@@ -114,6 +114,12 @@ def predict_each(
         if len(started) == batch_size:
             yield started.popleft()
     yield from started
+
+
+def _has_own_predict(model: TaskModel) -> bool:
+    """Whether `predict` was replaced by one that does not go through `start_prediction`."""
+    defined = next(vars(kind) for kind in type(model).__mro__ if {"predict", "start_prediction"} & vars(kind).keys())
+    return "predict" in vars(model) or "start_prediction" not in defined
 
 
 def _start(start: Callable[[], Finish]) -> Finish:

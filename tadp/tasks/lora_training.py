@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from tadp.diffusion.families import Layout, family_of
 from tadp.diffusion.loading.lora_fusion import LORA_NAME
 from tadp.errors import CorruptFileError, ModelError
 from tadp.files.checks import check_choice, check_whole, needs
+from tadp.files.diffusers_hooks import check_gradient
 from tadp.files.hub import check_readable
 from tadp.files.inference import uncompiled
 from tadp.files.weight_ids import save_tensors
@@ -82,6 +83,7 @@ def add_lora(unet: nn.Module, layout: Layout, *, rank: int) -> None:
         raise ValueError(f"the rank of a LoRA must be 1 or more; got {rank}.")
     with needs("a LoRA needs peft", install="pip install 'tadp[train]'"):
         from peft import LoraConfig
+    check_gradient(unet, family.part)
     unet.requires_grad_(False)
     family.add_adapter(unet, LoraConfig(r=rank, lora_alpha=rank, target_modules=list(family.lora_layers)))
     family.freeze_unused(unet, layout)
@@ -89,6 +91,15 @@ def add_lora(unet: nn.Module, layout: Layout, *, rank: int) -> None:
 
 def save_lora(unet: nn.Module, path: Path, *, rank: int) -> None:
     """Write the LoRA in diffusers' format (`pipeline.load_lora_weights(folder)`).
+
+    Raises:
+        ModelError: If the LoRA is not one that `add_lora` adds, so that loading could not restore it.
+    """
+    save_tensors(lora_tensors(unet, rank=rank), path)
+
+
+def lora_tensors(unet: nn.Module, *, rank: int) -> dict[str, Tensor]:
+    """The tensors of the LoRA under diffusers' names.
 
     Raises:
         ModelError: If the LoRA is not one that `add_lora` adds, so that loading could not restore it.
@@ -108,7 +119,7 @@ def save_lora(unet: nn.Module, path: Path, *, rank: int) -> None:
                 "Merge it into the U-Net before you build the model: fuse_lora() and unload_lora()."
             )
     state = get_peft_model_state_dict(unet)
-    save_tensors({f"{_PREFIX}{name}": tensor for name, tensor in state.items()}, path)
+    return {f"{_PREFIX}{name}": tensor for name, tensor in state.items()}
 
 
 def load_lora(unet: nn.Module, folder: Path) -> None:

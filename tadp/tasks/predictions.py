@@ -1,5 +1,6 @@
 """The results of the task models' `predict`, at the size of the input image, which can be plotted and saved."""
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -51,6 +52,10 @@ class SegmentationResult:
         order = [int(k) for k in np.argsort(-counts, kind="stable") if counts[k]]
         return {self.class_names[k]: float(counts[k] / self.class_map.numel()) for k in order}
 
+    def _repr_png_(self) -> bytes | None:
+        """The picture of `plot`, which notebooks show; None if the image is not available."""
+        return None if self.image is None else _as_png(self.plot())
+
     def plot(self, *, colors: Colors | None = None) -> Image.Image:
         """The classes drawn over the image, with a legend.
 
@@ -97,6 +102,10 @@ class DepthResult:
     def __repr__(self) -> str:
         height, width = self.depth_m.shape
         return f"DepthResult({height}x{width}: {float(self.depth_m.min()):.2f} to {float(self.depth_m.max()):.2f} m)"
+
+    def _repr_png_(self) -> bytes:
+        """The picture of `plot`, which notebooks show."""
+        return _as_png(self.plot())
 
     def plot(self) -> Image.Image:
         """The depth in colours, from near (red) to far (blue), with a scale in metres."""
@@ -175,6 +184,10 @@ class DetectionResult:
             self.boxes[keep], self.labels[keep], self.scores[keep], self.class_names, self.caption, self.image
         )
 
+    def _repr_png_(self) -> bytes | None:
+        """The picture of `plot`, which notebooks show; None if the image is not available."""
+        return None if self.image is None else _as_png(self.plot())
+
     def plot(self, *, score: float = 0.5, colors: Colors | None = None) -> Image.Image:
         """The boxes whose score is above `score`, drawn over the image.
 
@@ -230,6 +243,12 @@ def _image(image: Image.Image | None) -> Image.Image:
     if image is None:
         raise ValueError("this result was made without its image, so there is nothing to draw on.")
     return image
+
+
+def _as_png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _save_png(path: str | Path, values: np.ndarray) -> Path:

@@ -25,6 +25,7 @@ from torch import nn
 from tadp._version import __version__
 from tadp.assets import TASK_MODELS, task_model_folder
 from tadp.backbone import TADPBackbone
+from tadp.backbone.memory_saving import MemorySaving
 from tadp.backbone.options import BackboneOptions, check_saved_options
 from tadp.diffusion.loading.networks import load_text_adapter, load_unet, save_denoiser
 from tadp.diffusion.loading.parts import load_parts, save_text_encoder
@@ -266,14 +267,21 @@ def load_backbone(
     config: dict[str, Any],
     *,
     base_model: str | Path | None,
-    dtype: torch.dtype,
+    saving: MemorySaving,
     hub: HubOptions,
 ) -> TADPBackbone:
     """The backbone: the base model's frozen parts, with the saved U-Net if there is one.
 
     Raises:
         UnknownModelError: If the base model is not available.
+        ModelError: If `saving` freezes the U-Net, but the U-Net or a LoRA belongs to the task model.
     """
+    dtype, tune = saving.dtype, config["options"]["tune"]
+    if saving.freezes and tune != "nothing":
+        raise ModelError(
+            f"group_offload, storage_dtype and quantization_config need a U-Net that was not trained; this model has "
+            f"tune={tune!r}. Pass dtype=torch.bfloat16 or idle_on_cpu=True instead."
+        )
     name, revision = config["base"]["name"], config["base"]["revision"]
     options = config["base"]["options"]
     check_saved_options(options, folder / CONFIG_NAME)
@@ -283,9 +291,9 @@ def load_backbone(
             f"{folder / CONFIG_NAME} has the base model {name!r}, a path out of its folder. Pass ", base, "."
         )
     if name == BASE_NAME and base_model is None:
-        return _from_parts(folder, options, dtype)
+        return _from_parts(folder, options, saving)
     name, revision = (name, revision) if base_model is None else (base_model, None)
-    unet: Any = load_unet(folder, variant=None, dtype=dtype) if config["options"]["tune"] == "all" else None
+    unet: Any = load_unet(folder, variant=None, dtype=dtype) if tune == "all" else None
     text = load_text_encoder(folder, variant=None, dtype=dtype) if _is_own(config) else None
 
     def load(values: Mapping[str, Any]) -> TADPBackbone:
@@ -293,6 +301,7 @@ def load_backbone(
             name,
             **asdict(hub.at(revision)),
             dtype=dtype,
+            quantization_config=saving.quantization_config,
             unet=unet,
             text_encoder=text and text.model,
             tokenizer=text and text.tokenizer,
@@ -313,10 +322,10 @@ def _is_own(config: dict[str, Any]) -> bool:
     return bool(config.get("own_text_encoder") or config.get("learned_tokens"))
 
 
-def _from_parts(task: Path, options: dict[str, Any], dtype: torch.dtype) -> TADPBackbone:
+def _from_parts(task: Path, options: dict[str, Any], saving: MemorySaving) -> TADPBackbone:
     """A backbone without a source, so that the model is saved with all of its parts again."""
     folder = task / BASE_NAME
-    parts, _, _ = load_parts(folder, dtype=dtype)
+    parts, _, _ = load_parts(folder, dtype=saving.dtype, quantization=saving.quantization_config)
     backbone = with_saved(
         lambda values: TADPBackbone(**parts, **values),
         options,
@@ -325,7 +334,7 @@ def _from_parts(task: Path, options: dict[str, Any], dtype: torch.dtype) -> TADP
         reader=BackboneOptions,
     )
     if backbone.text_adapter is not None:
-        load_text_adapter(backbone.text_adapter, folder, dtype=dtype)
+        load_text_adapter(backbone.text_adapter, folder, dtype=saving.dtype)
     return backbone
 
 

@@ -196,6 +196,9 @@ def test_a_table_begins_with_what_it_is_given():
     assert dict(table) == {"a": "a dog", "b": "a cat"}
     assert table.all("b") == ("a cat", "a pet")
     assert repr(table) == "<CaptionTable in memory, images: 2>"
+    shown = table._repr_html_()
+    assert "CaptionTable in memory, images: 2<" in shown
+    assert shown.count("<td") == 4
 
 
 def test_assignment_is_refused_and_names_the_way_in(table):
@@ -210,6 +213,7 @@ def test_a_closed_table_is_still_shown(tmp_path):
     assert repr(table).endswith("t.db, images: 1>")
     table.close()
     assert repr(table).endswith("t.db, closed>")
+    assert table._repr_html_() is None
 
 
 def test_the_same_caption_twice_is_fine_and_another_is_not(table):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from caption_writer import SOURCE, caption_of, ids
+from running import fork_server
 
 from tadp.captions import CaptionTable
 from tadp.errors import CaptionError, OutputError
@@ -136,10 +137,12 @@ class Captions:
         return os.getpid(), self.ids[index], self.table[self.ids[index]]
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", "forkserver"])  # what a fork server starts shares nothing, like a spawn
 @pytest.mark.filterwarnings(FORKING)
 def test_data_loader_workers_share_a_table(filled, context):
     from torch.utils.data import DataLoader
+
+    fork_server()
 
     data = Captions(filled)
     loader = DataLoader(data, batch_size=10, num_workers=2, multiprocessing_context=context, collate_fn=list)

@@ -16,6 +16,7 @@ import torch
 import typer
 from builders_captioner import build_blip
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from running import ENVIRONMENT, plain, tadp_run
 from safetensors.torch import load_file
 
@@ -112,6 +113,7 @@ def test_help_has_examples_and_exit_codes(command):
         ("clean c.json -o cleaned.json", "torch diffusers transformers huggingface_hub PIL"),
         ("data labelled", "torchvision diffusers transformers scipy accelerate"),
         ("caption photos/z.png", "diffusers peft scipy.stats tadp.diffusion tadp.backbone tadp.extract"),
+        ("info", "diffusers transformers peft scipy accelerate torchvision torch._dynamo tadp.backbone"),
     ],
 )
 def test_a_command_does_not_import_what_it_does_not_use(photos, arguments, unused):
@@ -327,6 +329,19 @@ def test_show_draws_a_sheet(photos):
         assert other.size != picture.size
 
 
+def test_show_writes_a_page_with_names_layers_and_levels(photos):
+    tadp_run("show", photos / "z.png", "--caption", "a red car", "--name", "car", "--layer", "all", "-o", "z.html")
+    page = Path("z.html").read_text(encoding="utf-8")
+    assert '{"text":"car","found":true},{"text":"car","found":true}]' in page  # the word and the name
+    assert "data:image/png" in page
+    layer = "up_blocks.3.attentions.1.transformer_blocks.0.attn2"
+    assert '"layers":["down_blocks.0.attentions.0.transformer_blocks.0.attn2",' in page
+    tadp_run("show", photos / "z.png", "--caption", "a red car", "--layer", layer, "--level", 0, "-o", "z.htm")
+    small = Path("z.htm").read_text(encoding="utf-8")
+    assert f'"layers":["{layer}"]' in small
+    assert '"level":1' not in small
+
+
 def test_a_model_that_computes_some_levels_is_shown_and_extracted_at_these(photos):
     tadp.TADPBackbone.from_pretrained("tadp-tiny", levels=(1, 3)).save_pretrained("coarse")
     levels = [line.split()[:3] for line in tadp_run("info", "coarse").output.splitlines()[1:4]]
@@ -440,6 +455,12 @@ def test_what_goes_wrong_is_one_line_and_exit_code_1(photos, monkeypatch, argume
         (("show", "photos/z.png", "--caption", " . "), "show needs a caption with words"),
         (("show", "photos/z.png", "--caption", "x", "-o", "z.txt"), "the suffix of z.txt must be one of .png"),
         (("show", "photos/z.png", "--caption", "x", "-o", "photos/z.png"), "photos/z.png is the image itself"),
+        (("show", "photos/z.png", "--caption", "x", "--name", "x"), "only an HTML file shows names and heads; got z."),
+        (("show", "photos/z.png", "--caption", "x", "--name", "-", "-o", "z.html"), "must have a letter or digit; got"),
+        (
+            ("show", "photos/z.png", "--caption", "x", "--level", "1", "--layer", "mid", "-o", "z.html"),
+            "unknown layer 'mid'; the layers of the shown levels are down_blocks.1.",
+        ),
         (("caption", "photos", "--max-new-tokens", "500"), "--max-new-tokens must be at most 128 for 'tadp-tiny'"),
         (("prompt", "class-names", "--classes", "a,b,a"), "class names must be unique; 'a' is class 0 and 2"),
         (("clean", "c.json", "-o", "d.json", "--endpoint", "nowhere", "--language-model", "m"), "for --endpoint: the"),
@@ -509,9 +530,12 @@ def test_an_argument_is_spelled_as_the_option_that_a_command_has():
 
 
 def test_a_run_lists_a_folder_once_and_decodes_an_image_once(photos, monkeypatch):
-    listed, opened = [], []
-    open_image = Image.open
+    listed, opened, decoded = [], [], []
+    open_image, load_prepare = Image.open, PngImageFile.load_prepare
     monkeypatch.setattr("tadp.captions.image_ids.find_images", lambda path: listed.append(path) or find_images(path))
+    monkeypatch.setattr(
+        PngImageFile, "load_prepare", lambda image: decoded.append(image.fp.name) or load_prepare(image)
+    )
     monkeypatch.setattr(
         Image, "open", lambda path, *rest, **more: opened.append(path) or open_image(path, *rest, **more)
     )
@@ -531,9 +555,14 @@ def test_a_run_lists_a_folder_once_and_decodes_an_image_once(photos, monkeypatch
     for arguments in runs:
         listed.clear()
         opened.clear()
+        decoded.clear()
         tadp_run(*arguments)
         assert listed == [str(photos)], arguments
-        assert sorted(map(str, opened)) == sorted(map(str, photos.rglob("*.png"))), arguments
+        images = sorted(map(str, photos.rglob("*.png")))
+        assert sorted(map(str, decoded)) == images, arguments
+        # tadp extract also reads the headers, for the size of the results that it prints and of those that are missing
+        opens = 3 if arguments[0] == "extract" else 1
+        assert sorted(map(str, opened)) == sorted(images * opens), arguments
 
 
 def test_a_caption_table_goes_on_where_it_was(photos, blip):

@@ -114,9 +114,9 @@ def test_options_of_the_run_that_the_reader_of_the_folder_lacks_are_named_and_no
         return own_data(Task.detection, model, str(folder), run=run, split="all", captions=None, options=options)
 
     assert len(measured()) == 4
-    said = capsys.readouterr().err
-    assert "as CocoDataset does not take them: the run's options palette, mask_suffix\n" in said
-    assert "with these options of the run: unpaired\n" in said
+    printed = capsys.readouterr().err
+    assert "as CocoDataset does not take them: the run's options palette, mask_suffix\n" in printed
+    assert "with these options of the run: unpaired\n" in printed
     with pytest.raises(UnknownOptionError, match=r"resize_labels is not an option of CocoDataset"):
         measured(resize_labels=True)
     stored["unpaired"] = "sometimes"

@@ -226,7 +226,7 @@ def test_wrong_usage_of_predict_is_said(arguments, message, models, photos, tmp_
     task, _, model, *rest = arguments
     done = run("predict", task, photos, "-m", models / model, "-o", tmp_path, *rest)
     assert done.exit_code == 2
-    assert message in " ".join(done.output.replace("│", " ").split())
+    assert message in plain(done.output)
     assert not list(tmp_path.iterdir())
 
 
@@ -329,9 +329,12 @@ def test_batches_of_windows_change_no_figure_and_no_result(models, photos, tmp_p
         out = ("--caption", "x", "-o", tmp_path / str(size))
         done = run("predict", "segmentation", photos, *options, *out)
         assert done.exit_code == 0, done.output
-        results.append({path.name: path.read_bytes() for path in sorted((tmp_path / str(size)).rglob("*.*ation.png"))})
+        paths = sorted((tmp_path / str(size)).rglob("*.*ation.png"))
+        results.append({path.name: np.asarray(Image.open(path)) for path in paths})
     assert figures[0] == figures[1]
-    assert results[0] == results[1] != {}
+    near_ties = 4  # pixels that rounding decides, of 19,500, with some processors and versions of torch
+    assert results[0].keys() == results[1].keys() != set()
+    assert all((labels != results[1][name]).sum() <= near_ties for name, labels in results[0].items())
     again = run("predict", "segmentation", photos, "-m", models / "without", "--caption", "x", "-o", tmp_path / "2")
     assert f"{len(results[0])} already done" in again.output
 
@@ -385,7 +388,7 @@ def test_wrong_usage_of_evaluate_is_said(arguments, message, models):
     task, *rest = arguments
     done = run("evaluate", task, "-m", models / task, *rest)
     assert done.exit_code == 2
-    assert message in " ".join(done.output.replace("│", " ").split())
+    assert message in plain(done.output)
 
 
 def test_a_data_set_that_is_not_there_says_what_to_get(models, tmp_path):

@@ -39,24 +39,30 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    """The working directory, with the files that pages use: photos, captions.json, exports, a recording and a small
-    BLIP-2."""
-    (tmp_path / "photos").mkdir()
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """The files that pages use: photos, captions.json, exports, a recording and a small BLIP-2."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "photos").mkdir()
     for number in range(2):
-        Image.fromarray(Scenes(2, seed=4)[number].image).save(tmp_path / "photos" / f"{number}.png")
-    Image.fromarray(Scenes(1, seed=4)[0].image).save(tmp_path / "photo.jpg")
-    (tmp_path / "docs" / "images").mkdir(parents=True)
-    shutil.copy(ROOT / "docs" / "images" / "scene.png", tmp_path / "docs" / "images")
+        Image.fromarray(Scenes(2, seed=4)[number].image).save(folder / "photos" / f"{number}.png")
+    Image.fromarray(Scenes(1, seed=4)[0].image).save(folder / "photo.jpg")
+    (folder / "docs" / "images").mkdir(parents=True)
+    shutil.copy(ROOT / "docs" / "images" / "scene.png", folder / "docs" / "images")
     captions = {"0": {"captions": ["a watercolor painting of a dog"]}}
-    (tmp_path / "given" / "captions.json").parent.mkdir()
-    (tmp_path / "given" / "captions.json").write_text(json.dumps(captions))
-    build_blip2(tmp_path / "blip2")
-    export(tmp_path / "export")
-    cvat_masks(tmp_path / "cvat")
-    recording(tmp_path / "recording")
-    monkeypatch.chdir(tmp_path)
+    (folder / "given" / "captions.json").parent.mkdir()
+    (folder / "given" / "captions.json").write_text(json.dumps(captions))
+    build_blip2(folder / "blip2")
+    export(folder / "export")
+    cvat_masks(folder / "cvat")
+    recording(folder / "recording")
+    return folder
+
+
+@pytest.fixture
+def workplace(files, tmp_path, monkeypatch) -> Path:
+    """The working directory, with a copy of `files`."""
+    monkeypatch.chdir(shutil.copytree(files, tmp_path, dirs_exist_ok=True))
     return tmp_path
 
 
@@ -78,12 +84,15 @@ def test_python_blocks_run(page, workplace, monkeypatch):
         exec(compile(block, str(page), "exec"), namespace)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "bash")], ids=lambda p: p.name)
+def commands(page: Path) -> list[str]:
+    return [line for block in blocks(page, "bash") for line in block.splitlines() if line.startswith("tadp ")]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda p: p.name)
 def test_tadp_commands_run(page, workplace):
     if "my-model" in page.read_text(encoding="utf-8"):
         save_small_model(workplace / "my-model")
-    commands = [line for block in blocks(page, "bash") for line in block.splitlines() if line.startswith("tadp ")]
-    for command in commands:
+    for command in commands(page):
         tadp_run(*shlex.split(command, comments=True)[1:])
 
 
@@ -151,6 +160,9 @@ def test_the_quickstart_writes_its_pictures(tmp_path):
     process = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT)
     assert process.returncode == 0, process.stderr
     assert "level 3, stride 64" in process.stdout
+    last = process.stdout.splitlines()[-1]
+    assert f"open {tmp_path / 'scene-1.html'} in a browser" in last
+    assert "<title>" in (tmp_path / "scene-1.html").read_text(encoding="utf-8")
     for name in ("scene-1", "scene-2"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert min(picture.size) > 100

@@ -23,7 +23,8 @@ NOT_FOR_IMPORT = {
     "tadp._lazy",
     "tadp.assets",
     "tadp.cli",
-}  # a helper, data, and the command, which `tadp --help` documents
+    "tadp.explore",
+}  # a helper, data, and the commands, which `tadp --help` documents
 KINDS = {"class", "exception", "function", "data", "module"}
 
 
@@ -176,6 +177,14 @@ def test_pages_ask_nothing_of_the_network(site):
         text = page.read_text()
         assert not re.findall(r"""<(?:script|img|link|iframe)[^>]*(?:src|href)=["'](?:https?:)?//""", text), page
         assert not re.findall(r"""@import|url\(["']?(?:https?:)?//""", text), page
+
+
+def test_the_first_figure_is_the_page_that_the_command_writes(site):
+    for name in ("index", "explore"):
+        ((source,),) = [re.findall(r'<iframe class="figure" src="([^"]+)"', (site / f"{name}.html").read_text())]
+        page = (site / source).read_text()
+        assert '<img id="image" alt="a cat a bus and a dog" src="data:image/png' in page
+        assert '"text":"bus","found":true' in page
 
 
 def test_every_page_is_on_the_site(site):

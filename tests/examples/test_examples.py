@@ -1,5 +1,6 @@
 """Every script in examples/ runs, with sizes that take seconds."""
 
+import argparse
 import ast
 import json
 import re
@@ -7,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import trees
 from PIL import Image
 from running import run_script
@@ -66,34 +68,116 @@ def test_base_models_are_counted_as_the_page_says():
     ]  # fmt: skip
 
 
+def test_a_model_runs_with_each_way_to_save_memory():
+    printed = run("base_models.py", "--savings", "tadp-tiny", "--side", "64")
+    rows = [line.split(" | ")[:2] for line in printed.splitlines() if " | not measured | " in line]
+    differences = {way.removeprefix("| "): float(value) for way, value in rows}
+    assert 0 < differences.pop("storage_dtype, float8_e4m3fn") < 0.25
+    assert differences.pop("quantization_config, int8", 0) < 0.02  # only with torchao
+    assert differences == {"dtype only": 0, "idle_on_cpu": 0, "block_level": 0, "leaf_level": 0}
+
+
 def test_passes_that_end_early_are_counted_as_the_page_says():
     printed = run("base_models.py", "--levels", "--family", "sd1", "--family", "sd3").splitlines()
-    page = (EXAMPLES.parent / "docs" / "speed.md").read_text().splitlines()
+    page = (EXAMPLES.parent / "docs" / "base-models.md").read_text().splitlines()
     assert len(printed) == 4
     assert all(line in page for line in printed)
 
 
-def test_benchmark_compares_every_variant_with_the_plain_way(tmp_path):
-    printed = run("benchmark.py", "--size", "tiny", "--rounds", 1, "--threads", 1, "--out", tmp_path / "speed")
-    results = json.loads((tmp_path / "speed.json").read_text())
-    assert (tmp_path / "speed.md").read_text() in printed
-    assert results["gflop"]["U-Net"] > 1
-    by_name = {row["name"]: row for row in results["rows"]}
+def test_passes_that_end_early_take_less_time():
+    _, _, *rows = run("base_models.py", "--levels", "--rounds", 1, "--side", 64, "--family", "sd1").splitlines()
+    assert len(rows) == 1
+    measured = [float(cell.split(" (")[0]) for cell in rows[0].split(" | ")[2:]]
+    assert measured[2] < 0.9  # only level 3, a third of the FLOPs
+
+
+def test_benchmark_compares_every_variant_with_diffusers(tmp_path):
+    printed = run("benchmark.py", "--size", "tiny", "--rounds", 1, "--out", tmp_path / "speed")
+    rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    page = (tmp_path / "speed.md").read_text()
+    assert all(f"| {row['name']} |" in page and f"| {row['name']} |" in printed for row in rows)
+    assert all(row["unet_speed"] > 0 and 0 < row["share_of_best_rate"] < 1.5 for row in rows)
+    by_name = {row["name"]: row for row in rows}
+    assert len(by_name) == len(rows)
+    assert by_name["diffusers"]["unet_speed"] == 1
+    assert by_name["tadp, stopped at the same layer"]["error"] == 0
     assert by_name["tadp, float32"]["error"] == 0
     assert by_name["tadp, float32, channels_last"]["error"] < 5e-5
     assert 1e-4 < by_name["tadp, bfloat16"]["error"] < 0.1
+    work = [
+        by_name[f"tadp, {levels}"]["gflop"]["extract"] for levels in ("only level 3", "levels from 2 on", "float32")
+    ]
+    assert work == sorted(set(work))
+    assert {row["group"] for row in rows if row["name"].startswith("step")} == {
+        "A training step", "A training step on a batch",
+    }  # fmt: skip
+
+
+def test_a_row_of_the_benchmark_runs_alone(tmp_path):
+    name = "step: tadp, float32"
+    run("benchmark.py", "--size", "tiny", "--rounds", 1, "--only", name, "--out", tmp_path / "row")
+    rows = json.loads((tmp_path / "row.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["step: diffusers", name]
+
+
+def test_each_layer_is_compared_with_other_routines(tmp_path):
+    printed = run("layer_speed.py", "--size", "tiniest", "--repeats", 1, "--out", tmp_path / "layers")
+    assert (tmp_path / "layers.md").read_text() in printed
+    kinds = ("3x3 convolution", "1x1 convolution", "linear", "attention", "group norm", "SiLU")
+    shares = [re.search(rf"^\| {kind} \| (\d+)% \|", printed, re.MULTILINE) for kind in kinds]
+    assert 95 <= sum(int(share[1]) for share in shares if share) <= 105
+    assert "x attention, 8 heads, 64 queries, 77 keys |" in printed
+
+
+def test_the_time_of_compilation_is_measured(tmp_path):
+    """With the backend "eager", because the C++ compiler takes minutes."""
+    way = ("--task", "pass", "--way", "backbone.compile()", "--backend", "eager")
+    run("compile_speed.py", "--size", "two-levels", "--side", 64, "--rounds", 1, *way, "--out", tmp_path / "compiled")
+    [row] = json.loads((tmp_path / "compiled.json").read_text())["pass"].values()
+    assert row["error"] < 1e-5  # only what is not compiled runs with other routines for linear layers
+    assert row["cold"] > 0
+    assert "| `backbone.compile()` | " in (tmp_path / "compiled.md").read_text()
+
+
+def test_a_training_step_gives_gradients_that_can_be_compared(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    from benchmarking.compiling import step
+    from benchmarking.counting import relative_error
+    from benchmarking.variants import Variant, build
+
+    backbone, _, text = build("tiny", Variant(""))
+    backbone.unfreeze()
+    rows = step(backbone, torch.randn(1, 4, 8, 8), text)
+    assert len(rows) >= 8
+    assert relative_error(rows, rows) == 0
+    assert relative_error({name: 2 * row for name, row in rows.items()}, rows) == pytest.approx(1)
 
 
 def test_the_cost_on_a_gpu_is_measured_on_a_cpu_to_see_that_it_runs(tmp_path):
-    small = ("--size", "tiniest", "--batch", 4, "--rounds", 1, "--device", "cpu", "--out", tmp_path / "gpu")
-    printed = run("gpu_cost.py", *small)
+    small = ("--size", "tiniest", "--batch", 8, "--batches", "--rounds", 1, "--device", "cpu", "--savings", "tadp-tiny")
+    printed = run("gpu_cost.py", *small, "--out", tmp_path / "gpu")
     assert (tmp_path / "gpu.md").read_text() in printed
+    assert "| idle_on_cpu | 0.0000 | not measured |" in printed
     results = json.loads((tmp_path / "gpu.json").read_text())
     errors = {name: row["error"] for name, row in results["passes"].items()}
     assert errors["tadp, float32"] == 0
-    assert errors["plain, float32"] is None
-    assert 1e-4 < errors["tadp, bfloat16"] < 0.1
-    assert all(row["seconds"] > 0 for table in results.values() for row in table.values())
+    assert errors["diffusers by hand, float32"] is None
+    assert errors["diffusers with hooks, TensorFloat-32"] < 1e-4  # which is float32 on a CPU
+    assert 1e-4 < errors["tadp, bfloat16"] < 0.2
+    assert all(row["seconds"] > 0 for part in ("batches", "steps", "passes") for row in results[part].values())
+    for row in results["kernels"].values():
+        assert sum(share for kind, share in row.items() if kind not in ("busy", "batch")) == pytest.approx(1)
+        assert row["convolution"] > 0.05
+
+
+def test_training_steps_are_compared_with_the_first_row(tmp_path):
+    printed = run("training_step.py", "--size", "tiny", "--rounds", 1, "--out", tmp_path / "step")
+    assert (tmp_path / "step.md").read_text() in printed
+    results = json.loads((tmp_path / "step.json").read_text())
+    assert len(results["steps"]) == 10
+    assert len(results["passes"]) == 3
+    assert all(row["seconds"] > 0 and row["memory"] > 0 for table in results.values() for row in table.values())
+    assert results["steps"]["U-Net frozen, fused AdamW"]["seconds"] < 1
 
 
 def test_the_cost_of_schedules_is_what_the_page_says(tmp_path):
@@ -110,7 +194,7 @@ def test_ways_to_stride_4_are_compared():
 
 
 def test_tiles_have_no_seams_with_an_overlap_and_bounded_memory(tmp_path):
-    sizes = ("--side", 384, "--tiles", 128, "--memory", "640x640", "1280x1280")
+    sizes = ("--side", 384, "--tiles", 128, "--memory", "512x512", "896x896")
     printed = run("large_image.py", *sizes, "--out", tmp_path / "tiles")
     assert (tmp_path / "tiles.md").read_text() == printed
     results = json.loads((tmp_path / "tiles.json").read_text())
@@ -148,6 +232,21 @@ def test_the_scale_of_a_caption_table_is_measured(tmp_path):
     rows = [line.split(" | ") for line in printed.splitlines() if "memory |" in line or "on disk |" in line]
     assert [row[0] for row in rows] == ["| SQLite, on disk", "| JSON Lines, in memory", "| Parquet, in memory"]
     assert all(0.1 < float(row[6]) < 1e6 for row in rows)
+
+
+def test_the_scale_of_a_feature_store_is_measured(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    from feature_store_scale import measure, page  # its processes would import torch three times
+    from tables import made_up_store
+
+    monkeypatch.setattr(made_up_store, "ROWS_PER_SHARD", 20)
+    figures = {"tenths_s": made_up_store.write(tmp_path, 700, [3, 650]), "manifest_mb": 1, "index_files_mb": 1}
+    assert len(list((tmp_path / "manifest").iterdir())) == 4  # 32 of the 35 parts were merged
+    for step in ("index", "open", "plan"):
+        figures |= measure(step, tmp_path, 700, [3, 650])
+    assert 0 < figures["cold_ms"] <= figures["coldest_ms"] < 1e5
+    options = argparse.Namespace(images=700, lookups=2)
+    assert "`python examples/feature_store_scale.py --images 700 --lookups 2`" in page(figures, options)
 
 
 def test_caption_coverage_counts_and_draws(tmp_path):
@@ -447,3 +546,12 @@ def test_the_task_models_that_ship_are_trained_and_packed_by_one_command(tmp_pat
     finished = result.stat().st_mtime_ns
     run(*words)
     assert result.stat().st_mtime_ns == finished  # finished runs are only packed again
+
+
+def test_points_of_objects_are_found_more_often_by_features_than_by_pixels(tmp_path):
+    printed = run("matching.py", "--pairs", 6, "--seeds", 1, "--out", tmp_path / "page.md")
+    assert (tmp_path / "page.md").read_text() == printed
+    rows = {line.split(" | ")[0].strip("| "): re.findall(r"(\d\.\d\d) ±", line) for line in printed.splitlines()}
+    assert "`python examples/matching.py --pairs 6 --seeds 1`" in printed
+    assert float(rows["tadp-tiny, timestep 0"][-1]) > 2 * float(rows["raw pixels"][0])
+    assert len(rows["tadp-tiny, timestep 261"]) == 6

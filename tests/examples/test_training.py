@@ -3,7 +3,6 @@
 import json
 import resource
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +23,7 @@ from builders_training import (
     weights,
 )
 from PIL import Image
-from running import ENVIRONMENT, run_script
+from running import run_processes, run_script
 from safetensors.torch import load_file
 from training import options as training_options
 from training import session
@@ -43,11 +42,12 @@ from tadp.datasets import (
 )
 from tadp.errors import CaptionError, ImageError, OutputError, TrainingError
 from tadp.images import to_tensor
+from tadp.trainer.encoded_data import EncodedData
 from tadp.trainer.processes import Accelerator
 from tadp.trainer.run_data import Kept, captioner_of, largest_class, mean_depths, scenes
 from tadp.trainer.run_record import Record
 from tadp.trainer.trained_task import prompted
-from tadp.trainer.training_batches import cached_latents, parts_of_epoch, training_data
+from tadp.trainer.training_batches import parts_of_epoch, training_data
 from tadp.training.schedules import Schedule, get_schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,13 +72,6 @@ def losses(out: Path) -> list[float]:
 
 def same(actual: dict, expected: dict) -> bool:
     return actual.keys() == expected.keys() and all(torch.equal(actual[name], expected[name]) for name in actual)
-
-
-def work(*arguments: object, processes: int | None = None) -> subprocess.CompletedProcess:
-    if processes is None:
-        return run_script(WORKER, *arguments)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    return subprocess.run([*launch, str(WORKER), *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT)
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +103,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(whole, tm
 
 @pytest.mark.parametrize("kill", [("--kill-in-step", 4), ("--kill-while-saving", 4)])
 def test_a_run_that_was_killed_goes_on_to_the_same_weights(kill, whole, tmp_path):
-    assert work(tmp_path, *kill).returncode == -9
+    assert run_script(WORKER, tmp_path, *kill).returncode == -9
     assert [path.name for path in sorted((tmp_path / "checkpoints").glob("step-*"))] == ["step-00000002"]
     model = train(make_options(tmp_path))
     assert same(weights(model), whole[0])
@@ -171,8 +164,8 @@ def test_the_weights_matter_where_labels_are_missing(tmp_path):
 
 
 def test_two_processes_are_one_with_twice_the_batch(tmp_path):
-    process = work(tmp_path / "two", "--micro-batch", 2, "--dropout", 0, processes=2)
-    assert process.returncode == 0, process.stderr[-2000:]
+    for process in run_processes(WORKER, tmp_path / "two", "--micro-batch", 2, "--dropout", 0, count=2):
+        assert process.returncode == 0, process.stderr[-2000:]
     first, second = (torch.load(tmp_path / "two" / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert first[0] == second[0] == 2
     assert same(first[1], second[1])
@@ -325,30 +318,39 @@ def test_latents_are_made_once_and_train_to_the_same_weights(whole, tmp_path):
 
 
 def test_latents_of_another_encoder_are_not_taken(tmp_path):
-    accelerator, data, path = ALONE, make_data(2), tmp_path / "l"
-    model = make_model()
-    first = cached_latents(model.backbone, data, [RandomFlip()], path, accelerator)
-    assert first.shape == (2, 2, 4, 8, 8)
+    backbone, data = make_model().backbone, make_data(2)
+    first = EncodedData.encode(tmp_path, backbone, data, [RandomFlip()])[0].latents
+    assert first.shape == (1, 4, 8, 8)
     with torch.no_grad():
-        next(model.backbone.vae.parameters()).mul_(1.5)
-    assert not torch.equal(cached_latents(model.backbone, data, [RandomFlip()], path, accelerator), first)
+        next(backbone.vae.parameters()).mul_(1.5)
+    with pytest.raises(
+        OutputError, match=r"encoded with other settings: vae was '\w+' and is '\w+'\. Delete the folder"
+    ):
+        EncodedData.encode(tmp_path, backbone, data, [RandomFlip()])
+    assert torch.equal(EncodedData(tmp_path, data, [RandomFlip()])[0].latents, first)
+    again = EncodedData.encode(tmp_path, backbone, data, [RandomFlip()], overwrite=True)
+    assert not torch.equal(again[0].latents, first)
 
 
 @pytest.mark.parametrize("flips", [[RandomFlip(0.7)], []])
 def test_kept_latents_belong_to_the_padded_and_flipped_images(flips, tmp_path):
     model, data = make_model(), make_data(4)
     transforms = [CenterCrop((40, 64)), *flips, Resize(48, longest=48), PadTo(48, fill="grey")]
-    kept = training_data(model, data, transforms, seed=4, latents=tmp_path / "l", accelerator=ALONE)
+    kept = training_data(model, data, transforms, seed=4, folder=tmp_path / "l", accelerator=ALONE)
     augmented = Augmented(data, transforms, seed=4)
     for epoch in range(3):
         kept.set_epoch(epoch)
         augmented.set_epoch(epoch)
         for index, expected in enumerate(augmented):
-            sample, latents = kept[index]
-            assert (sample.image == expected.image).all()
-            torch.testing.assert_close(latents, model.backbone.encode_image(to_tensor(expected.image))[0])
-    other = training_data(model, data, transforms[:-1], seed=4, latents=tmp_path / "l", accelerator=ALONE)
-    assert not torch.equal(other.latents, kept.latents)  # the file with padding was not taken
+            encoded = kept[index]
+            assert (encoded.sample.image == expected.image).all()
+            torch.testing.assert_close(encoded.latents, model.backbone.encode_image(to_tensor(expected.image)))
+    options = {"seed": 4, "folder": tmp_path / "l", "accelerator": ALONE}
+    before = kept[0].latents
+    with pytest.raises(OutputError, match=r"transforms was .*PadTo.* and is"):  # the file with padding is not taken
+        training_data(model, data, transforms[:-1], **options)
+    other = training_data(model, data, transforms[:-1], overwrite=True, **options)
+    assert not torch.equal(other[0].latents, before)
 
 
 def test_latents_are_not_kept_where_images_are_cropped(tmp_path):
@@ -360,7 +362,7 @@ def test_latents_are_not_kept_where_images_are_cropped(tmp_path):
             make_data(2),
             [RandomFlip(), RandomCrop(32)],
             seed=0,
-            latents=tmp_path / "l",
+            folder=tmp_path / "l",
             accelerator=ALONE,
         )
 

@@ -10,6 +10,7 @@ import struct
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -71,6 +72,9 @@ def fork(function: Callable[[], Any], *, log: Path, wait_s: float, before: Calla
             with os.fdopen(writer, "wb") as pipe:
                 pipe.write(data)
             code = 0
+        except BaseException:  # also an exit: os._exit would hide it
+            traceback.print_exc()
+            sys.stderr.flush()
         finally:
             os._exit(code)
     os.close(writer)

@@ -34,11 +34,11 @@ def image_places() -> Iterator[Kind]:
         yield Kind(sort, partial(read_picture, "png", sort), names="photo")
 
 
-MEGABYTES = 200  # of address space
+MEGABYTES = 400  # of address space; each thread that reads images reserves 64 to 128 of them
 
 
 def with_little_memory(arguments: tuple[str, ...], folder: Path, rng: Random) -> str:
-    """Run a command on a photograph of 24 megapixels and two small ones, with 200 MB of address space more than now.
+    """Run a command on a photograph of 24 megapixels and two small ones, with 400 MB of address space more than now.
 
     The first pass in a process takes up to 100 MB for the small ones, if the process has no free memory. The photograph
     takes gigabytes.

@@ -80,11 +80,6 @@ def test_other_kinds_are_refused_with_what_is_wanted():
         Detections(TWO, LABELS, LABELS)
 
 
-def test_boxes_cannot_be_changed():
-    with pytest.raises(AttributeError, match="labels"):
-        Boxes(TWO, LABELS).labels = LABELS  # type: ignore
-
-
 def test_moving_and_copying_keep_all():
     for copy_of in (copy.deepcopy, lambda boxes: pickle.loads(pickle.dumps(boxes)), lambda boxes: boxes.to("cpu")):
         boxes = copy_of(Boxes(TWO, LABELS, torch.tensor([True, False])))

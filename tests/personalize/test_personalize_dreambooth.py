@@ -78,6 +78,13 @@ def test_a_lora_is_merged_and_diffusers_reads_it_apart(source, tmp_path):
     assert relative_error(predicted(merged), untouched) > 1e-3
     again = UNet2DConditionModel.from_pretrained(tmp_path / "unet").state_dict()
     assert all(torch.equal(again[name], value) for name, value in merged.state_dict().items())
+    written = (tmp_path / "pytorch_lora_weights.safetensors").read_bytes()
+    modifier.save_pretrained(tmp_path / "copy")
+    assert (tmp_path / "copy" / "pytorch_lora_weights.safetensors").read_bytes() == written
+    tadp.CaptionModifier.from_pretrained(tmp_path / "copy").save_pretrained(tmp_path / "second")
+    assert (tmp_path / "second" / "pytorch_lora_weights.safetensors").read_bytes() == written
+    tadp.CaptionModifier("a photo of {caption}").save_pretrained(tmp_path / "second")  # an older model's parts go
+    assert sorted(path.name for path in (tmp_path / "second").iterdir()) == ["modifier.json"]
     tune(source, pictures(), **TUNE, output=tmp_path, resume=False)
     assert not (tmp_path / "pytorch_lora_weights.safetensors").exists()  # it belonged to the U-Net of the older run
 

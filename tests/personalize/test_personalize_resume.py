@@ -167,6 +167,9 @@ def test_every_image_has_its_turn(source):
 class EightBitAdam(torch.optim.AdamW):
     """Saves its state like AdamW8bit of bitsandbytes 0.50, which nests tensors one level down and loads both forms."""
 
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options, fused=True)  # as the optimizer that it stands for
+
     def state_dict(self):
         saved = super().state_dict()
         state = {

@@ -1,5 +1,6 @@
 """Kill a process at its n-th file event."""
 
+import gc
 import hashlib
 import os
 import signal
@@ -22,6 +23,7 @@ def kill_at(number: int, action: Callable[[], object], *, folder: object, events
     """Run an action in a fork that is killed at its `number`-th event below a folder; return whether it was killed."""
     process = os.fork()
     if not process:
+        gc.freeze()  # a collection would look at all objects of the parent, and so copy its memory
         seen = 0
 
         def watch(event: str, arguments: tuple[object, ...]) -> None:

@@ -138,6 +138,19 @@ def test_evaluation_in_batches_gives_the_same_figures(make):
     assert results["3"] == results["1"]
 
 
+def test_a_predict_of_a_subclass_is_called_whatever_the_batch_size():
+    class Negative(TADPForDepthEstimation):
+        def predict(self, image, caption=None, **options):
+            result = super().predict(image, caption, **options)
+            return dataclasses.replace(result, depth_m=20 - result.depth_m)
+
+    model = depther()
+    model.__class__ = Negative
+    requests = [(name, images(1, 64, 64), name) for name in ("a dog", "a cat")]
+    for name, predict in predict_each(model, requests, batch_size=2):
+        assert_same(predict(), model.predict(requests[0][1], name))
+
+
 def test_each_image_has_the_class_whose_text_it_gets():
     torch.manual_seed(0)
     rooms = ("kitchen", "street", "dog")

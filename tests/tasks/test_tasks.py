@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import io
 import json
 import pickle
 import shutil
@@ -658,9 +659,9 @@ def test_results_are_written_as_files_others_read(tmp_path):
             assert path.exists()
     with Image.open(tmp_path / "0.png") as picture:
         assert picture.mode == "L"
-        assert torch.equal(torch.tensor(list(picture.get_flattened_data())).reshape(40, 50), segmentation.class_map)
+        assert torch.equal(torch.tensor(np.array(picture)).to(int), segmentation.class_map)
     with Image.open(tmp_path / "1.png") as picture:
-        metres = torch.tensor(list(picture.get_flattened_data())).reshape(40, 50) / 1000
+        metres = torch.tensor(np.array(picture)).to(int) / 1000
     torch.testing.assert_close(metres, depth.depth_m, atol=6e-4, rtol=0)
     record = json.loads((tmp_path / "2.json").read_text())
     assert record["caption"] == CAPTION
@@ -680,9 +681,14 @@ def test_results_say_what_they_are():
     labels = torch.tensor([0] * 300 + [1] * 99 + [2]).view(20, 20)
     result = SegmentationResult(labels, torch.ones(20, 20), ("road", "sky", "car"))
     assert repr(result) == "SegmentationResult(20x20: road 75 %, sky 25 %, car <1 %)"
-    assert " m)" in repr(depther().predict(images(1, 64, 64), CAPTION))
+    assert result._repr_png_() is None  # it has no image
+    depth = depther().predict(images(1, 64, 64), CAPTION)
+    assert " m)" in repr(depth)
     result = detector().predict(images(1, 64, 64), CAPTION)
     assert result.names[0] in repr(result)
+    for shown in (depth, result, segmenter().predict(images(1, 64, 64), CAPTION)):  # in notebooks
+        with Image.open(io.BytesIO(shown._repr_png_())) as picture:
+            assert np.array_equal(np.asarray(picture), np.asarray(shown.plot()))
     assert len(result.above(1.0)) == 0
     with pytest.raises(ValueError, match="score must be from 0 to 1; got 50"):
         result.above(50)
@@ -990,6 +996,27 @@ def test_a_base_in_a_folder_is_found_from_anywhere(tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {"config.json", "model.safetensors", "README.md"}
     monkeypatch.chdir("/")
     assert TADPForSemanticSegmentation.from_pretrained(tmp_path / "kept").backbone.source is not None
+
+
+def test_a_model_with_a_frozen_unet_is_loaded_with_every_way_to_save_memory(tmp_path):
+    model = depther(tadp.TADPBackbone.from_pretrained("tadp-tiny"), tune="nothing")
+    model.save_pretrained(tmp_path)
+    expected = model.predict(images(1, 64, 64), "").depth_m
+    for bound_m, ways in (
+        (1e-5, {"group_offload": "leaf_level", "idle_on_cpu": True}),
+        (5, {"storage_dtype": torch.float8_e4m3fn}),
+    ):
+        small = TADPForDepthEstimation.from_pretrained(tmp_path, **ways)
+        assert small.backbone.dtype == torch.float32
+        assert small.backbone.idle_on_cpu is ways.get("idle_on_cpu", False)
+        difference_m = (small.predict(images(1, 64, 64), "").depth_m - expected).abs().max()
+        assert difference_m <= bound_m
+        assert difference_m > 0 or bound_m < 1  # 8 bits round
+    model.backbone.unet.requires_grad_(True)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="need a U-Net that was not trained; this model has tune='all'"):
+        TADPForDepthEstimation.from_pretrained(tmp_path, storage_dtype=torch.float8_e4m3fn)
+    assert TADPForDepthEstimation.from_pretrained(tmp_path, idle_on_cpu=True).backbone.idle_on_cpu
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(kept, monkeypatch):
