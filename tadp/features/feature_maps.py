@@ -1,0 +1,159 @@
+"""Features, the output of a backbone, and `FeatureInfo`, the description of them that a head is built from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tadp.features.attention_maps import AttentionMaps
+from tadp.images.map_sizes import check_positive
+from tadp.images.reading import ImageLike
+from tadp.web.page import attention_page, frame
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """The shapes of a backbone's maps, from which a head is built. Level 0 is the finest.
+
+    Attributes:
+        channels: Number of channels of each level's map, including the channels of attached attention.
+        reduction: Stride of each level's map: the width of a cell in pixels, such as (8, 16, 32, 64).
+
+    Raises:
+        TypeError: If an attribute is not a list of whole numbers, or is a set, which has no order.
+        ValueError: If a number is below 1, or the attributes differ in length.
+    """
+
+    channels: tuple[int, ...]
+    reduction: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name, numbers in (("channels", self.channels), ("reduction", self.reduction)):
+            check_positive(name, numbers, "one whole number per level")
+        if len(self.channels) != len(self.reduction):
+            raise ValueError(
+                f"channels and reduction must have one entry per level; got {len(self.channels)} channels and "
+                f"{len(self.reduction)} reductions."
+            )
+
+    def __len__(self) -> int:
+        return len(self.channels)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """The result of a backbone for a batch of images: feature maps and attention.
+
+    Attributes:
+        maps: One feature map per level that was computed, finest first. Each is (B, channels, ceil(H / reduction),
+            ceil(W / reduction)), with the channels and reduction of its level in the backbone's `feature_info`.
+        attention: The attached and recorded attention; None if attention was neither attached nor recorded.
+        image_size: (height, width) of the images in pixels.
+        vae_map: A map of the VAE encoder at half the stride of the finest level, (B, C, ceil(H / 4), ceil(W / 4)) for
+            Stable Diffusion. It is not one of the levels, and carries no gradient. None unless the backbone was called
+            with `vae_map=True`.
+        levels: The level of each map. None means that `maps` has all levels, from 0 on.
+        cells: By level, how many rows and columns of cells the image covers, as in `AttentionMaps`.
+
+    Raises:
+        TypeError: If `maps` is not a list of tensors, or `image_size` not two whole numbers. A set has no order.
+        ValueError: If `image_size` has a number below 1, or other than two.
+    """
+
+    maps: tuple[Float[Tensor, "_b _c _h _w"], ...]
+    attention: AttentionMaps | None
+    image_size: tuple[int, int]
+    vae_map: Float[Tensor, "_b _c _h _w"] | None = None
+    levels: tuple[int, ...] | None = None
+    cells: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.maps, (list, tuple)):
+            raise TypeError(f"maps must be a tuple with one tensor per level; got a {type(self.maps).__name__}.")
+        check_positive("image_size", self.image_size, "(height, width) in pixels")
+        if len(self.image_size) != 2:
+            raise ValueError(f"image_size must be (height, width) in pixels; got {len(self.image_size)} numbers.")
+
+    @property
+    def by_level(self) -> dict[int, Float[Tensor, "b _c _h _w"]]:
+        """The maps by the number of their level, finest first."""
+        return dict(zip(range(len(self.maps)) if self.levels is None else self.levels, self.maps, strict=True))
+
+    def broken(self) -> dict[int, str]:
+        """The images whose features are NaN or infinite, by number in the batch, each with a sentence about it."""
+        tensors = {f"the map of level {level}": level_map for level, level_map in self.by_level.items()}
+        if self.attention is not None:
+            tensors |= {f"the attention of level {level}": self.attention.at(level) for level in self.attention.levels}
+        broken: dict[int, str] = {}
+        for name, tensor in tensors.items():
+            extremes = torch.stack(tensor.detach().aminmax())  # NaN if one value is, and much faster than `isfinite`
+            if extremes.isfinite().all():
+                continue
+            finite = tensor.isfinite().flatten(1).all(dim=1)
+            for number in (~finite).nonzero()[:, 0].tolist():
+                broken.setdefault(
+                    number,
+                    f"{name} has NaN or infinity, in {str(tensor.dtype).removeprefix('torch.')}. If the model is in "
+                    "float16, use float32 or bfloat16.",
+                )
+        return broken
+
+    def to_html(
+        self,
+        image: ImageLike | None = None,
+        *,
+        index: int = 0,
+        names: Sequence[str] = (),
+        levels: Sequence[int] | None = None,
+        layers: Mapping[str, int] | None = None,
+        shown_layers: Sequence[str] | None = None,
+    ) -> str:
+        """Return an HTML page to explore the attention of one image in a browser, as docs/explore.md describes.
+
+        The page is one file without network access. It has the words of the text, or the tokens if the words are not
+        known. Each map is stored with 8 bits per cell, and the page states the largest error.
+
+        Args:
+            image: The image of the features; None shows only maps, because features have no pixels.
+            index: Position of the image in the batch, counted from 0.
+            names: Names to pool by, such as class names, which are shown below the words.
+            levels: The levels that the page has; None is all that were recorded.
+            layers: `backbone.layout.attention_layers`, from which the page knows the layers of recorded heads; None
+                puts all heads of a level into one list.
+            shown_layers: Layers whose heads the page has; None is all. Each head takes as much space as its level.
+
+        Raises:
+            ImageError: If the image cannot be read, or has another shape than the features' image.
+            ValueError: If there is no attention, a level or layer was not recorded, `index` is not in the batch,
+                attention is NaN or infinite, or there are `names` but the words are not known.
+        """
+        attention = self.attention
+        if attention is None or not attention.maps:
+            raise ValueError("these features have no attention; build the backbone with record_attention=(0, 1).")
+        chosen = attention.levels if levels is None else tuple(levels)
+        if not 0 <= index < len(attention.tokens):
+            raise ValueError(f"index must be from 0 to {len(attention.tokens) - 1}, the images; got {index}.")
+        return attention_page(
+            {level: attention.at(level)[index] for level in chosen},
+            image_size=self.image_size,
+            tokens=attention.tokens[index],
+            words=None if attention.spans is None else attention.spans[index],
+            names=names,
+            image=image,
+            cells=attention.cells,
+            head_maps={level: heads[index] for level, heads in attention.head_maps.items() if level in chosen},
+            layers=layers,
+            shown_layers=shown_layers,
+        )
+
+    def _repr_html_(self) -> str | None:
+        """The first image's attention as a page, which notebooks show; None if it is missing or broken."""
+        if self.attention is None or not self.attention.tokens or self.broken():
+            return None
+        return frame(replace(self, attention=replace(self.attention, head_maps={})).to_html())
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(str(tuple(level_map.shape)) for level_map in self.maps)
+        return f"Features(maps=({shapes}), attention={self.attention}, image_size={self.image_size})"
