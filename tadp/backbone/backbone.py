@@ -77,6 +77,7 @@ class TADPBackbone(StoredModel):
         detach_attention: bool = False,
         record_attention: Sequence[int] = (),
         record_heads: bool = False,
+        record_queries: bool = False,
         text_adapter: bool = False,
         text_length: int | None = None,
         pool_attention: Sequence[str] = (),
@@ -89,9 +90,9 @@ class TADPBackbone(StoredModel):
             timestep=timestep, combine_timesteps=combine_timesteps, noise_samples=noise_samples, noise_seed=noise_seed,
             scale_latents=scale_latents, sample_posterior=sample_posterior, imagenet_pixels=imagenet_pixels,
             attach_attention=attach_attention, detach_attention=detach_attention, record_attention=record_attention,
-            record_heads=record_heads, text_adapter=text_adapter, text_length=text_length,
-            pool_attention=pool_attention, pool_synonyms=pool_synonyms, default_text=default_text, blocks=blocks,
-            levels=levels,
+            record_heads=record_heads, record_queries=record_queries, text_adapter=text_adapter,
+            text_length=text_length, pool_attention=pool_attention, pool_synonyms=pool_synonyms,
+            default_text=default_text, blocks=blocks, levels=levels,
         )  # fmt: skip
         super().__init__(
             options, vae=vae, unet=unet, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler

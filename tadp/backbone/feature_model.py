@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tadp.backbone.encoding import encode
 from tadp.backbone.joining import join, join_uncompiled
+from tadp.backbone.layer_keys import split_queries
 from tadp.backbone.network_weights import NetworkWeights
 from tadp.backbone.options import BackboneOptions, CombineTimesteps, Option, check_levels
 from tadp.backbone.passes import Passes
@@ -71,6 +72,7 @@ class FeatureModel(NetworkWeights):
     detach_attention = Option[bool]()
     record_attention = Option[tuple[int, ...]]()
     record_heads = Option[bool]()
+    record_queries = Option[bool]()
     text_length = Option[int | None]()
     pool_attention = Option[tuple[str, ...]]()
     pool_synonyms = Option[dict[str, list[str]] | None]()
@@ -156,6 +158,8 @@ class FeatureModel(NetworkWeights):
         options.check_layout(self.layout, self.vae.reduction)
         if options.record_heads and not self.family.records_heads:
             raise ValueError(f"attention per head is not recorded for {self.family.name}; pass record_heads=False.")
+        if options.record_queries and not self.family.records_queries:
+            raise ValueError(f"queries are not recorded for {self.family.name}; pass record_queries=False.")
         length = options.text_length or (self.text_encoder.length if self.text_encoder else None)
         self._options = options.changed(text_length=length)
         self.passes = Passes.of(self._options, scheduler, self.family.noise_kind)
@@ -241,6 +245,11 @@ class FeatureModel(NetworkWeights):
                 self.vae, pixels, self.options, multiple=self.layout.multiple, generator=generator, vae_map=vae_map
             )
 
+    def adapted(self, text: Conditioning, device: torch.device) -> Conditioning:
+        """An encoded text as the denoiser takes it: in its dtype, after the text adapter, if there is one."""
+        tensors = replace(text, tokens=None).to(device, self.dtype)
+        return tensors if self.text_adapter is None else self.text_adapter(tensors)
+
     def maps_and_attention(
         self,
         latents: Float[Tensor, "b c h w"],
@@ -261,7 +270,8 @@ class FeatureModel(NetworkWeights):
 
         Returns:
             The map of each level, by level, finest first, and the attention of each recorded level. With the option
-            `record_heads`, the L channels of the mean over heads are followed by those of each head.
+            `record_heads`, the L channels of the mean over heads are followed by those of each head. With the option
+            `record_queries`, those of queries and keys follow.
 
         Raises:
             ValueError: If the text has a width or a length that the denoiser does not take.
@@ -269,9 +279,7 @@ class FeatureModel(NetworkWeights):
         """
         numbers = self.chosen_levels(levels)
         self.options.check_text(text, self.layout)
-        tensors = Conditioning(text.embeddings, mask=text.mask, pooled=text.pooled).to(latents.device, self.dtype)
-        if self.text_adapter is not None:
-            tensors = self.text_adapter(tensors)
+        tensors = self.adapted(text, latents.device)
         one_pass = partial(
             self.family.run_once,
             self.unet,
@@ -279,6 +287,7 @@ class FeatureModel(NetworkWeights):
             image_size=image_size,
             record_levels=[level for level in self.options.attention_levels if level in numbers],
             record_heads=self.options.record_heads,
+            record_queries=self.options.record_queries,
             levels=numbers,
         )
         maps, attention = self.passes.run(one_pass, latents, tensors.expand(latents.shape[0]), self.dtype)
@@ -311,7 +320,11 @@ class FeatureModel(NetworkWeights):
         """
         maps, attention = self.maps_and_attention(latents, text, image_size, levels=levels)
         attach = join_uncompiled if names_vary else join
-        return attach(maps, attention, text, image_size, self.strides, self.options)
+        queries = None
+        if self.options.record_queries:
+            attention, queries = split_queries(self, attention, text)
+        features = attach(maps, attention, text, image_size, self.strides, self.options)
+        return features if queries is None else replace(features, queries=queries)
 
     def _check_parts(self) -> None:
         """Refuse a VAE or a text encoder whose output the denoiser cannot take, with a ModelError."""

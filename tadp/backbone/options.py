@@ -13,7 +13,15 @@ from tadp.text.conditioning import Conditioning
 
 CombineTimesteps = Literal["mean", "concatenate"]
 Value = TypeVar("Value")
-_FLAGS = ("scale_latents", "sample_posterior", "imagenet_pixels", "detach_attention", "record_heads", "text_adapter")
+_FLAGS = (
+    "scale_latents",
+    "sample_posterior",
+    "imagenet_pixels",
+    "detach_attention",
+    "record_heads",
+    "record_queries",
+    "text_adapter",
+)
 _MOST_TOKENS = 2**16
 _MOST_SAMPLES = 10_000
 _SEEDS = 2**63
@@ -50,6 +58,8 @@ class BackboneOptions:
             `attach_attention`.
         record_heads: Whether to also return the attention of every head of the attached and recorded levels, as
             `Features.attention.heads(level)`.
+        record_queries: Whether to keep the queries of attention at the attached and recorded levels, from which
+            `Features.attend` computes maps of words that the text lacks. Not for several timesteps or noise samples.
         text_adapter: Whether to add the text adapter of VPD: a small network that trains with the head, and whose
             output is added to the encoded text.
         text_length: Number of tokens of every text, from which `feature_info` counts the channels of attached
@@ -84,6 +94,7 @@ class BackboneOptions:
     detach_attention: bool
     record_attention: Sequence[int]
     record_heads: bool
+    record_queries: bool
     text_adapter: bool
     text_length: int | None
     pool_attention: Sequence[str]
@@ -128,9 +139,13 @@ class BackboneOptions:
                 raise ValueError(
                     f"record_attention has level {level}, but levels={self.levels} leaves it out. Add it to levels."
                 )
-        if self.record_heads and not self.attention_levels:
+        for name in ("record_heads", "record_queries"):
+            if getattr(self, name) and not self.attention_levels:
+                raise ValueError(f"{name} needs levels to record; pass record_attention=(0, 1), or {name}=False.")
+        if self.record_queries and (len(self.timesteps) > 1 or self.noise_samples > 1):
             raise ValueError(
-                "record_heads needs levels to record; pass record_attention=(0, 1), or record_heads=False."
+                "record_queries keeps the queries of one pass; pass one timestep and at most noise_samples=1, or "
+                "record_queries=False."
             )
         if not isinstance(self.default_text, str | None):
             raise TypeError(f"default_text must be one string, or None; got {type(self.default_text).__name__}.")

@@ -31,11 +31,13 @@ class AttentionRecorder:
     Args:
         levels: The levels to keep; 0 is the finest.
         keep_heads: Whether to also keep the map of every head.
+        keep_queries: Whether to also keep queries and keys; see `store_queries`.
     """
 
-    def __init__(self, levels: Collection[int], *, keep_heads: bool = False):
-        self.levels, self.keep_heads = frozenset(levels), keep_heads
+    def __init__(self, levels: Collection[int], *, keep_heads: bool = False, keep_queries: bool = False):
+        self.levels, self.keep_heads, self.keep_queries = frozenset(levels), keep_heads, keep_queries
         self._maps: dict[str, tuple[int, Tensor]] = {}
+        self._queries: dict[str, tuple[int, Tensor]] = {}
         self._closed = False
 
     def store(self, layer: str, level: int, probabilities: HeadMaps) -> None:
@@ -49,6 +51,14 @@ class AttentionRecorder:
         if not self._closed:
             self._maps[layer] = (level, probabilities)
 
+    def store_queries(self, layer: str, level: int, channels: Float[Tensor, "b n c"]) -> None:
+        """Keep the queries of a cross-attention layer, or queries and keys of a self-attention layer.
+
+        After `close` this does nothing.
+        """
+        if not self._closed:
+            self._queries[layer] = (level, channels)
+
     def close(self, sizes: dict[int, tuple[int, int]]) -> dict[int, Float[Tensor, "_b _l _h _w"]]:
         """End the recording and return the attention of each level.
 
@@ -57,7 +67,8 @@ class AttentionRecorder:
 
         Returns:
             By level, the mean over the level's layers, (B, L, h, w). With `keep_heads`, it is followed by the L
-            channels of each head, the layers in the order in which they ran: (B, (1 + heads) L, h, w).
+            channels of each head, the layers in the order in which they ran: (B, (1 + heads) L, h, w). With
+            `keep_queries`, the queries and keys of the layers follow, in the order in which they ran.
         """
         self._closed = True
         maps, self._maps = self._maps, {}
@@ -72,6 +83,10 @@ class AttentionRecorder:
                 heads = torch.cat([layer[:, 1:] for layer in layers], dim=1)
                 channels = rearrange(heads, "b k (h w) l -> b (k l) h w", h=height, w=width)
                 attention[level] = torch.cat([attention[level], channels], dim=1)
+            queries = [layer for layer_level, layer in self._queries.values() if layer_level == level]
+            if queries:
+                channels = rearrange(torch.cat(queries, dim=-1), "b (h w) c -> b c h w", h=height, w=width)
+                attention[level] = torch.cat([attention[level], channels.to(mean.dtype)], dim=1)
         return attention
 
 
@@ -83,12 +98,13 @@ class RecordingAttnProcessor(AttnProcessor2_0):
 
     Args:
         layer: The layer's name in the U-Net.
-        level: The layer's level; None for self-attention and the middle block, which are never recorded.
+        level: The layer's level; None for self-attention and the middle block, whose attention is never recorded.
+        self_level: The level of a self-attention layer whose queries and keys can be recorded; None for other layers.
     """
 
-    def __init__(self, layer: str = "", level: int | None = None):
+    def __init__(self, layer: str = "", level: int | None = None, self_level: int | None = None):
         super().__init__()
-        self.layer, self.level = layer, level
+        self.layer, self.level, self.self_level = layer, level, self_level
 
     def __call__(
         self,
@@ -103,12 +119,16 @@ class RecordingAttnProcessor(AttnProcessor2_0):
         layer: Any = attn
         if recorder is not None and encoder_hidden_states is not None:
             layer = self.record(attn, hidden_states, encoder_hidden_states, attention_mask, recorder)
+        elif recorder is not None and recorder.keep_queries and self.self_level in recorder.levels:
+            layer = projected(attn, {"to_q": hidden_states, "to_k": hidden_states})
+            queries, keys = project(layer.to_q, hidden_states), project(layer.to_k, hidden_states)
+            recorder.store_queries(self.layer, self.self_level, torch.cat([queries, keys], dim=-1))
         if (
             encoder_hidden_states is None
             and attention_mask is None
             and wants_blocks(hidden_states, tokens=hidden_states.shape[1])
         ):
-            return _self_attention(attn, hidden_states)
+            return _self_attention(layer, hidden_states)
         return super().__call__(layer, hidden_states, encoder_hidden_states, attention_mask, temb)
 
     def record(
@@ -131,6 +151,8 @@ class RecordingAttnProcessor(AttnProcessor2_0):
             layer, hidden_states, encoder_hidden_states, attention_mask, keep_heads=recorder.keep_heads
         )
         recorder.store(self.layer, self.level, probabilities)
+        if recorder.keep_queries:
+            recorder.store_queries(self.layer, self.level, project(layer.to_q, hidden_states))
         return layer
 
 
@@ -186,7 +208,7 @@ def record_only(
         is_checkpointed = torch.is_grad_enabled() and layer.gradient_checkpointing
         tokens = checkpoint(block, *inputs, use_reentrant=False) if is_checkpointed else block(*inputs)
     text = encoder_hidden_states if last.only_cross_attention else None
-    tokens = last.attn1(last.norm1(tokens), encoder_hidden_states=text) + tokens
+    tokens = last.attn1(last.norm1(tokens), encoder_hidden_states=text, **cross_attention_kwargs) + tokens
     record, recorder = last.attn2.processor.record, cross_attention_kwargs["recorder"]
     record(last.attn2, last.norm2(tokens), encoder_hidden_states, encoder_attention_mask, recorder)
 
@@ -309,8 +331,12 @@ def install_recording(unet: UNet2DConditionModel, attention_layers: Mapping[str,
         attention_layers: The level of each cross-attention layer that can be recorded, by layer name.
     """
     layers = {name: name.removesuffix(".processor") for name in unet.attn_processors}
+    self_levels = {layer.removesuffix("attn2") + "attn1": level for layer, level in attention_layers.items()}
     unet.set_attn_processor(
-        {name: RecordingAttnProcessor(layer, attention_layers.get(layer)) for name, layer in layers.items()}
+        {
+            name: RecordingAttnProcessor(layer, attention_layers.get(layer), self_levels.get(layer))
+            for name, layer in layers.items()
+        }
     )
 
 

@@ -54,6 +54,7 @@ def unet_pass(
     added: dict[str, Tensor] | None = None,
     record_levels: Collection[int] = (),
     record_heads: bool = False,
+    record_queries: bool = False,
 ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
     """Run a U-Net up to the last layer that is needed, and return the maps of its levels.
 
@@ -70,13 +71,14 @@ def unet_pass(
             other models.
         record_levels: Levels at which cross-attention is recorded, among `levels`.
         record_heads: Whether to also record every head of every layer.
+        record_queries: Whether to also record queries and keys; see `AttentionRecorder.close`.
 
     Returns:
         The maps, finest first; and for each recorded level its attention, averaged over heads and layers, (B, L, h, w).
         If `record_heads` is set, the channels of each head follow in the same tensor, (B, (1 + heads) L, h, w); see
         `AttentionRecorder.close`.
     """
-    recorder = AttentionRecorder(record_levels, keep_heads=record_heads)
+    recorder = AttentionRecorder(record_levels, keep_heads=record_heads, keep_queries=record_queries)
     text: dict[str, Any] = {
         "encoder_hidden_states": embeddings,
         "cross_attention_kwargs": {"recorder": recorder} if record_levels else None,

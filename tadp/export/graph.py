@@ -165,6 +165,8 @@ def check_exportable(backbone: TADPBackbone) -> None:
             "with attach_attention=(), pool_attention=() and record_attention=(…), and pool the recorded attention: "
             "features.attention.pool(names, level)."
         )
+    if backbone.options.record_queries:
+        raise ValueError("queries are not exported; pass backbone.with_options(record_queries=False).")
     if backbone.options.record_heads:
         raise ValueError("attention per head is not exported; pass backbone.with_options(record_heads=False).")
     if backbone.captioner is not None:

@@ -61,8 +61,8 @@ class PooledMaps:
     """Attention averaged per name, with one channel per name whatever the texts of the images are.
 
     Attributes:
-        maps: Attention of each cell to each of K names, (B, K, h, w), in [0, 1]. It is zero if the image's text does
-            not contain the name.
+        maps: Attention of each cell to each of K names, (B, K, h, w), in [0, 1]. From `AttentionMaps.pool`, it is zero
+            if the image's text does not contain the name.
         names: The K names, in the order of the channels.
         present: Whether each image's text contains each name, (B, K), bool.
     """

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tadp.features.attention_maps import AttentionMaps
+from tadp.features.attention_maps import AttentionMaps, PooledMaps
+from tadp.features.queries import RecordedQueries
 from tadp.images.map_sizes import check_positive
 from tadp.images.reading import ImageLike
 from tadp.web.page import attention_page, frame
@@ -56,6 +57,8 @@ class Features:
             with `vae_map=True`.
         levels: The level of each map. None means that `maps` has all levels, from 0 on.
         cells: By level, how many rows and columns of cells the image covers, as in `AttentionMaps`.
+        queries: What `attend` needs, with the backbone's option `record_queries`. It refers to the backbone, so a copy,
+            or a file with these features, does not have it.
 
     Raises:
         TypeError: If `maps` is not a list of tensors, or `image_size` not two whole numbers. A set has no order.
@@ -68,6 +71,10 @@ class Features:
     vae_map: Float[Tensor, "_b _c _h _w"] | None = None
     levels: tuple[int, ...] | None = None
     cells: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    queries: RecordedQueries | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"queries": None}
 
     def __post_init__(self) -> None:
         if not isinstance(self.maps, (list, tuple)):
@@ -80,6 +87,47 @@ class Features:
     def by_level(self) -> dict[int, Float[Tensor, "b _c _h _w"]]:
         """The maps by the number of their level, finest first."""
         return dict(zip(range(len(self.maps)) if self.levels is None else self.levels, self.maps, strict=True))
+
+    def attend(self, names: Sequence[str], level: int | None = None) -> PooledMaps:
+        """Return maps of words that the text of the pass need not contain.
+
+        Each name is encoded as a text of its own, and the recorded queries attend to its tokens as if they stood next
+        to those of the text: one softmax over the tokens of the text and of all names. A name's map is the mean over
+        its tokens, as in `AttentionMaps.pool`. The names do not change the features, and the text does not change the
+        keys of the names. Maps depend on which other names are given, because names compete with each other.
+
+        Args:
+            names: The K words or names, such as `["dog", "fence"]`, in the order of the channels.
+            level: A level whose queries were recorded; None is the finest.
+
+        Returns:
+            The maps, (B, K, h, w), in [0, 1]. `present` says which names the text contains; it is False for all names
+            of a text whose words are not known.
+
+        Raises:
+            ValueError: If no queries were recorded, the level was not recorded, or `names` is empty.
+            TypeError: If a name is not a string, or `names` is a single string.
+            CaptionError: If a name has more tokens than the text encoder takes.
+        """
+        queries = self.recorded_queries()
+        number = min(queries.layers) if level is None else level
+        maps, present = queries.attend(names, number), torch.zeros(len(self.maps[0]), len(names), dtype=torch.bool)
+        if self.attention is not None and self.attention.spans is not None:
+            present = self.attention.pool(names, number).present
+        return PooledMaps(maps, tuple(names), present.to(maps.device))
+
+    def recorded_queries(self) -> RecordedQueries:
+        """The recorded queries.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        if self.queries is None:
+            raise ValueError(
+                "these features have no queries. Build the backbone with record_queries=True and "
+                "record_attention=(0, 1), and call it on whole images: features from files, copies and tiles have none."
+            )
+        return self.queries
 
     def broken(self) -> dict[int, str]:
         """The images whose features are NaN or infinite, by number in the batch, each with a sentence about it."""

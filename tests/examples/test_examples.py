@@ -555,3 +555,14 @@ def test_points_of_objects_are_found_more_often_by_features_than_by_pixels(tmp_p
     assert "`python examples/matching.py --pairs 6 --seeds 1`" in printed
     assert float(rows["tadp-tiny, timestep 0"][-1]) > 2 * float(rows["raw pixels"][0])
     assert len(rows["tadp-tiny, timestep 261"]) == 6
+
+
+def test_a_word_outside_the_caption_is_found_and_its_map_resembles_that_inside_the_caption(tmp_path):
+    printed = run("any_word.py", "--scenes", 12, "--seeds", 1, "--out", tmp_path / "page.md")
+    assert (tmp_path / "page.md").read_text() == printed
+    assert "`python examples/any_word.py --scenes 12 --seeds 1`" in printed
+    rows = [line for line in printed.splitlines() if line.startswith("| with the text |")]
+    for row in rows:
+        assert all(float(share) > 0.6 for share in re.findall(r"(\d\.\d\d) ±", row))
+        assert all(float(rank) > 0.8 for rank in re.findall(r"\((\d\.\d\d)\)", row))
+    assert len(rows) == 2

@@ -61,6 +61,7 @@ class Family(ABC):
         noise_kind: How noise is added if the model's scheduler is not known: "diffusion", or "flow" for flow matching.
         takes_mask: Whether the denoiser can exclude padding tokens from attention.
         records_heads: Whether `one_pass` takes `record_heads`, for attention per head.
+        records_queries: Whether `one_pass` takes `record_queries`, for `Features.attend`.
         takes_any_size: Whether one exported graph works for images of all sizes. False if the denoiser computes
             something from the image's size.
         repeated: The classes of the parts that `backbone.compile` compiles and FSDP shards, such as resnets and
@@ -76,6 +77,7 @@ class Family(ABC):
     noise_kind: ClassVar[Kind] = "diffusion"
     takes_mask: ClassVar[bool] = True
     records_heads: ClassVar[bool] = False
+    records_queries: ClassVar[bool] = False
     takes_any_size: ClassVar[bool] = True
     repeated: ClassVar[tuple[type[nn.Module], ...]] = ()
     samplers: ClassVar[tuple[type[nn.Module], ...]] = ()
@@ -170,6 +172,7 @@ class Family(ABC):
         image_size: tuple[int, int],
         record_levels: Collection[int] = (),
         record_heads: bool = False,
+        record_queries: bool = False,
         levels: Sequence[int] | None = None,
     ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
         """Call `one_pass`, and check its result against the layout.
@@ -201,6 +204,7 @@ class Family(ABC):
                 image_size=image_size,
                 record_levels=record_levels,
                 **({"record_heads": True} if record_heads else {}),
+                **({"record_queries": True} if record_queries else {}),
             )
         if layout.levels is not None and len(maps) == len(layout.channels):  # a family that always computes all
             maps = tuple(maps[level] for level in layout.levels)
@@ -211,6 +215,7 @@ class Family(ABC):
             tokens=text.embeddings.shape[1],
             record_levels=tuple(record_levels),
             record_heads=record_heads,
+            record_queries=record_queries,
             family=self.name,
         )
         compiles = torch.compiler.is_compiling()

@@ -58,6 +58,13 @@ class Layout:
         """Levels at which attention to the text can be recorded."""
         return tuple(sorted(set(self.attention_layers.values())))
 
+    def query_channels(self, level: int) -> int:
+        """Channels of the recorded queries and keys of a level.
+
+        For each recorded layer, these are queries and keys of the self-attention before it, and its own queries.
+        """
+        return 3 * self.channels[level] * list(self.attention_layers.values()).count(level)
+
     @property
     def multiple(self) -> int:
         """The number that the height and width of the latents must be multiples of."""
@@ -86,6 +93,7 @@ class Layout:
         tokens: int,
         record_levels: Sequence[int],
         record_heads: bool = False,
+        record_queries: bool = False,
         family: str,
     ) -> None:
         """Check that the result of a pass has the shapes that the layout describes.
@@ -99,6 +107,7 @@ class Layout:
             tokens: Number of tokens of the text.
             record_levels: Levels whose attention should be there.
             record_heads: Whether the channels of each head should follow those of the mean.
+            record_queries: Whether those of queries and keys should follow; see `query_channels`.
             family: Name of the family, for the message.
 
         Raises:
@@ -115,8 +124,9 @@ class Layout:
             if level in record_levels:
                 if level not in attention:
                     raise ModelError(f"a pass of {family} returned no attention for level {level}, which is recorded.")
-                heads = max(attention[level].shape[1] // tokens - 1, 1) if record_heads else 0
-                results.append(("attention", attention[level], tokens * (1 + heads), "tokens"))
+                queries = self.query_channels(level) if record_queries else 0
+                heads = max((attention[level].shape[1] - queries) // tokens - 1, 1) if record_heads else 0
+                results.append(("attention", attention[level], tokens * (1 + heads) + queries, "tokens"))
             for kind, result, count, unit in results:
                 if result.ndim != 4 or result.shape[1] != count:
                     raise ModelError(

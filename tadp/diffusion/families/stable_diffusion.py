@@ -35,6 +35,7 @@ class StableDiffusion(DiffusersFamily):
     repeated = (ResnetBlock2D, BasicTransformerBlock)
     samplers = (Downsample2D, Upsample2D)
     records_heads = True
+    records_queries = True
 
     def matches(self, config: Mapping[str, Any]) -> bool:
         """Match every U-Net except Stable Diffusion XL's; `layout` refuses those it cannot read."""
@@ -91,6 +92,7 @@ class StableDiffusion(DiffusersFamily):
         image_size: tuple[int, int],
         record_levels: Collection[int],
         record_heads: bool = False,
+        record_queries: bool = False,
     ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
         """Run the U-Net once; see `unet_pass`."""
         return unet_pass(
@@ -103,6 +105,7 @@ class StableDiffusion(DiffusersFamily):
             mask=text.mask,
             record_levels=record_levels,
             record_heads=record_heads,
+            record_queries=record_queries,
         )
 
     def denoise(

@@ -49,6 +49,7 @@ class StableDiffusionXL(StableDiffusion):
         image_size: tuple[int, int],
         record_levels: Collection[int],
         record_heads: bool = False,
+        record_queries: bool = False,
     ) -> tuple[tuple[Float[Tensor, "_b _c _h _w"], ...], dict[int, Float[Tensor, "_b _l _h _w"]]]:
         """Run the U-Net once. Original and target size are both the image size, and the crop starts at 0, 0."""
         if text.pooled is None:
@@ -66,6 +67,7 @@ class StableDiffusionXL(StableDiffusion):
             added={"text_embeds": text.pooled, "time_ids": ids.expand(latents.shape[0], -1)},
             record_levels=record_levels,
             record_heads=record_heads,
+            record_queries=record_queries,
         )
 
     def text(self, files: TextFiles, model: UNet2DConditionModel) -> "XLText":
