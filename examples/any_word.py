@@ -30,9 +30,8 @@ WAYS = {
 
 def text_of(scene: Scene, kind: str, left_out: str) -> str:
     """The text of a scene's pass."""
-    place = scene.layout.background
+    place, kept = scene.layout.background, [k for k, name in enumerate(scene.names) if name != left_out]
     if kind == "one object left out":
-        kept = [k for k, name in enumerate(scene.names) if name != left_out]
         objects, shares = tuple(scene.visible[k] for k in kept), tuple(scene.shares[k] for k in kept)
         return sentence(objects, shares, place, scene.layout.style, None)
     return {"full caption": scene.caption(), "only the place": f"a photo of {place}", "empty text": ""}[kind]

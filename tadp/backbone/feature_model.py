@@ -322,9 +322,14 @@ class FeatureModel(NetworkWeights):
         attach = join_uncompiled if names_vary else join
         queries = None
         if self.options.record_queries:
-            attention, queries = split_queries(self, attention, text)
+            unet = self.unet._modules.get("_orig_mod") or self.unet  # the inside of a compiled one
+            own, encode = self.adapted(text, latents.device), partial(self._encoded_words, device=latents.device)
+            attention, queries = split_queries(attention, unet, self.layout, own, encode)
         features = attach(maps, attention, text, image_size, self.strides, self.options)
         return features if queries is None else replace(features, queries=queries)
+
+    def _encoded_words(self, words: Sequence[str], *, device: torch.device) -> Conditioning:
+        return self.adapted(self.encode_text(words), device)
 
     def _check_parts(self) -> None:
         """Refuse a VAE or a text encoder whose output the denoiser cannot take, with a ModelError."""

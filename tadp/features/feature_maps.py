@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -73,7 +74,7 @@ class Features:
     cells: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     queries: RecordedQueries | None = None
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"queries": None}
 
     def __post_init__(self) -> None:
