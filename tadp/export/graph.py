@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tadp.backbone import TADPBackbone
+from tadp.backbone import Fused, TADPBackbone
 from tadp.diffusion.attention import attach_attention
-from tadp.errors import Argument, OptionError
+from tadp.errors import Argument, ModelError, OptionError
 from tadp.files.checks import check_ordered, check_whole
 from tadp.images.image_files import MIN_SIZE
 from tadp.text.conditioning import Conditioning
@@ -27,10 +27,18 @@ class ExportedBackbone(nn.Module):
     Args:
         backbone: A backbone in evaluation mode.
         text: One encoded text for all images, which becomes part of the graph. With None, embeddings are an input.
+
+    Raises:
+        ModelError: If the backbone is `Fused`.
     """
 
     def __init__(self, backbone: TADPBackbone, text: Conditioning | None = None):
         super().__init__()
+        if isinstance(backbone, Fused):
+            raise ModelError(
+                "a Fused backbone cannot be exported, because the graph would lack its timm model. Export the backbone "
+                "without the timm model."
+            )
         self.backbone = copy.copy(backbone)
         self.backbone._modules = backbone._modules | {"text_encoder": None}  # a T5 is larger than everything else
         self.has_text = text is not None

@@ -566,3 +566,14 @@ def test_a_word_outside_the_caption_is_found_and_its_map_resembles_that_inside_t
         assert all(float(share) > 0.6 for share in re.findall(r"(\d\.\d\d) ±", row))
         assert all(float(rank) > 0.8 for rank in re.findall(r"\((\d\.\d\d)\)", row))
     assert len(rows) == 2
+
+
+def test_one_head_is_trained_on_tadp_on_a_timm_model_and_on_both(tmp_path):
+    sizes = ("--scenes", 24, "--held-out", 8, "--steps", 20, "--seeds", 1, "--size", 64)
+    printed = run("compare_backbones.py", "--timm", "resnet10t", *sizes, "--out", tmp_path / "page.md")
+    assert (tmp_path / "page.md").read_text() == printed
+    rows = {line.split(" | ")[0].strip("| "): line for line in printed.splitlines() if line.startswith("| ")}
+    assert "timm model has random weights" in printed
+    assert "141 at 16" in rows["tadp"]
+    assert "256 at 16" in rows["timm"]
+    assert "397 at 16" in rows["both"]
