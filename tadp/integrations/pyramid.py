@@ -106,7 +106,7 @@ class Pyramid(nn.Module):
         if self.call_text is not None:
             backbone = self.call_text.attach(backbone)
         self.backbone = backbone
-        self._fixed_text = FixedText()
+        self._fixed_text = FixedText(backbone)
         self.levels = backbone.chosen_levels(levels)
         self.stride4 = stride4
         self.upsampler = None
@@ -154,7 +154,7 @@ class Pyramid(nn.Module):
         wanted, needed = self._needed(indices)
         features = self.backbone(
             self._pixels(images),
-            self._fixed_text.of(self.backbone),
+            self._fixed_text.of_call(),
             vae_map=self.stride4 == "vae" and None in wanted,
             levels=sorted(needed or self.levels[-1:]),
         )
@@ -165,7 +165,7 @@ class Pyramid(nn.Module):
         """Set the training mode. In evaluation mode, a fixed text is encoded, so that a graph can contain it."""
         super().train(mode)
         if not mode:
-            self._fixed_text.prepare(self.backbone)
+            self._fixed_text.prepare()
         return self
 
     def freeze_unused(self, indices: Sequence[int] | None = None) -> "Pyramid":
@@ -284,7 +284,6 @@ class Pyramid(nn.Module):
             destination[prefix + _TEXT] = self.call_text.to_tensor()
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
-        self._fixed_text = FixedText()  # the text encoder changes
         saved = CallText.from_tensor(state_dict.pop(prefix + _TEXT)) if prefix + _TEXT in state_dict else None
         if saved is not None and self.call_text is None:
             self.call_text, self.backbone = saved, saved.attach(self.backbone)
@@ -294,6 +293,7 @@ class Pyramid(nn.Module):
                 "it. To get the saved one, build the pyramid without captioner, captions and text.",
                 stacklevel=2,
             )
+        self._fixed_text = FixedText(self.backbone)  # the text encoder changes
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def _check_normalised(self, images: Any) -> None:

@@ -272,6 +272,6 @@ def test_a_call_with_conditioning_is_one_graph_with_and_without_attention(famili
     `test_compilation` compiles the parts of all families for other sizes.
     """
     if IS_LOWEST and families == ("FLUX",):
-        pytest.skip("FLUX of diffusers 0.36 is not one graph with torch 2.8, see docs/export.md")
+        pytest.skip("FLUX of diffusers 0.37 is not one graph with torch 2.8, see docs/export.md")
     sizes, more = (1 if families else 2), (2 if families == ("SD 3",) else 1)
     assert compile_worker("whole", *families) == [["True"] * sizes] + [["True"]] * more

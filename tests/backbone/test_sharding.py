@@ -3,11 +3,13 @@
 import pytest
 import torch
 from builders import images, relative_error
+from contracts import is_at_least
 from fsdp_worker import Model, step
 from running import fork_server
 from torch.multiprocessing.spawn import start_processes
 
 
+@pytest.mark.skipif(not is_at_least("torch", "2.9"), reason="torch 2.8 adds gradients of gloo's processes")
 def test_two_processes_train_as_one_and_what_cannot_be_sharded_or_saved_is_explained(tmp_path):
     fork_server()
     start_processes(step, args=(str(tmp_path),), nprocs=2, start_method="forkserver")

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from builders import build_backbone, images
-from contracts import check_covered, public_names
+from contracts import check_covered, is_at_least, public_names
 from timm.models import FeatureDictNet, FeatureInfo, FeatureListNet
 
 from tadp.integrations import Pyramid
@@ -103,6 +103,10 @@ def test_gradient_checkpointing_switches_on_and_off():
     assert not model.grad_checkpointing
 
 
+saves_arguments = pytest.mark.skipif(not is_at_least("timm", "1.0.31"), reason="timm does not save a model's arguments")
+
+
+@saves_arguments
 def test_a_model_comes_back_from_timms_folder(backbone, tmp_path):
     model = create(out_indices=(1, 2), feature_cls="dict")
     timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
@@ -123,6 +127,7 @@ def test_a_model_comes_back_from_timms_folder(backbone, tmp_path):
     register(Pyramid(backbone, mean=MEAN, std=STD), name="tadp_contract")
 
 
+@saves_arguments
 def test_a_model_is_pushed_and_loaded_from_the_hub(tmp_path, monkeypatch):
     """The hub is a folder here."""
     hub, api, uploaded = timm.models._hub, timm.models._hub.HfApi, tmp_path / "hub"

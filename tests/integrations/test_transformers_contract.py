@@ -6,7 +6,7 @@ import pytest
 import torch
 from builders import build_folder, images
 from builders_families import build_family
-from contracts import check_covered, public_names
+from contracts import check_covered, is_at_least, public_names
 from diffusers import AutoencoderTiny
 from running import run_script
 from transformers import AutoConfig, AutoModel, UperNetConfig, UperNetForSemanticSegmentation
@@ -165,7 +165,7 @@ def test_input_embeddings_are_what_reads_the_pixels(model):
 @torch.no_grad()
 def test_the_attention_of_the_text_encoder_can_be_set(model):
     encoder, expected = model.pyramid.backbone.text_encoder.model, model(PIXELS).feature_maps
-    for name in ("eager", "sdpa"):
+    for name in ("eager", "sdpa") if is_at_least("transformers", "5.24") else ("eager",):  # 5.17 sets it only once
         model.set_attn_implementation(name)
         assert (model.config._attn_implementation, encoder.config._attn_implementation) == (name, name)
         torch.testing.assert_close(model(PIXELS).feature_maps, expected)
@@ -294,9 +294,12 @@ LEFT_OUT = {
         "is_backend_compatible", "retrieve_modules_from_names",
     ],
 }  # fmt: skip
+ONLY_OLD = {  # of transformers 5.11 and 5.12
+    "create_extended_attention_mask_for_decoder", "get_extended_attention_mask", "invert_attention_mask", "kernelize",
+}  # fmt: skip
 
 
 def test_every_name_of_transformers_interface_is_tested_or_left_out():
     own = [kind for kind in PreTrainedModel.__mro__ if kind not in torch.nn.Module.__mro__]
-    names = public_names(BackboneMixin, BackboneConfigMixin, *own)
+    names = public_names(BackboneMixin, BackboneConfigMixin, *own) - ONLY_OLD
     check_covered(names, written_for=("transformers", "5.24.0"), tested=TESTED, left_out=LEFT_OUT, tests=globals())

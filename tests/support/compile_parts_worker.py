@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from builders import build_backbone, build_unet, images, relative_error
 from builders_families import build_family
+from contracts import is_at_least
 from peft import LoraConfig
 from torch._dynamo.utils import counters
 
@@ -61,8 +62,9 @@ def sizes():
         compare("levels", *twins, pixels, text, levels=levels)
     for twin in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
         compare("copy", twin, plain, pixels, text)
-    whole = torch.compile(backbone, backend="eager", fullgraph=True)
-    print("whole", difference(whole(pixels, text), plain(pixels, text)))
+    if is_at_least("torch", "2.9"):  # 2.8 finds an error where none is, if the parts have run
+        whole = torch.compile(backbone, backend="eager", fullgraph=True)
+        print("whole", difference(whole(pixels, text), plain(pixels, text)))
 
 
 def gradients(backbone: TADPBackbone, text: Conditioning, size: int) -> dict[str, torch.Tensor]:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
+from packaging.version import Version
+
 
 def public_names(*kinds: type) -> set[str]:
     """The names without an underscore that these classes themselves define."""
@@ -34,12 +36,12 @@ def check_covered(
         "not a reason": [reason for reason in left_out if len(reason.split()) < 3],
         "listed twice": sorted({name for name in covered if covered.count(name) > 1}),
         "neither tested nor left out": sorted(names - set(covered)),
-        "not in the installed package": sorted(set(covered) - names) if _is_at_least(*written_for) else [],
+        "not in the installed package": sorted(set(covered) - names) if is_at_least(*written_for) else [],
     }
     problems = {problem: found for problem, found in problems.items() if found}
     assert not problems, problems
 
 
-def _is_at_least(package: str, written_for: str) -> bool:
-    installed, listed = ([int(part) for part in text.split(".")[:3]] for text in (version(package), written_for))
-    return installed >= listed
+def is_at_least(package: str, written_for: str) -> bool:
+    """Whether a package is installed in this version or a newer one."""
+    return Version(version(package)) >= Version(written_for)

@@ -126,7 +126,7 @@ def _fuse_denoiser(
     load = lora.mixin.load_lora_into_unet if prefix == "unet" else lora.mixin.load_lora_into_transformer
     scales: dict[str, Any] = {"network_alphas": alphas} if lora.takes_alphas else {}
     if metadata:  # peft's settings contain the alphas
-        defaults = {f"{prefix}.rank_pattern": {}, f"{prefix}.target_modules": None}  # diffusers 0.36 requires both
+        defaults = {f"{prefix}.rank_pattern": {}, f"{prefix}.target_modules": None}  # diffusers 0.37 requires both
         scales = dict.fromkeys(scales) | {"metadata": defaults | metadata}
     with needs("a LoRA needs peft", install="pip install 'tadp[train]'"):
         load(state, **{prefix: unet}, adapter_name=_ADAPTER, **scales)
