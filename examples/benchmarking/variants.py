@@ -23,7 +23,11 @@ TINY_VAE = SD15_VAE | {"block_out_channels": (32, 32, 64, 64)}
 SIZES = {
     "sd15": (SD15_UNET, SD15_VAE, 512),
     "tiny": (TINY_UNET, TINY_VAE, 256),
-    "tiniest": (TINY_UNET, TINY_VAE, 64),  # so small that a process's memory does not show a pass
+    "tiniest": (  # so small that a process's memory does not show a pass
+        TINY_UNET | {"block_out_channels": (32, 32, 32, 32), "layers_per_block": 1},
+        TINY_VAE | {"layers_per_block": 1},
+        64,
+    ),
 }
 # of training steps: U-Net, VAE, side in pixels, channels of the head
 STEP_SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {

@@ -18,7 +18,7 @@ from captioner_data import CaptionData, Form
 from captioner_figures import Log, evaluate, held_out_scenes, write_record
 from captioner_model import VISION, Heads, build_model, save_captioner
 from torch import nn
-from training import cosine_lr, load_checkpoint, save_checkpoint
+from training import autocast, cosine_lr, load_checkpoint, save_checkpoint
 from transformers import BlipForConditionalGeneration
 
 PEAK_LR = 1.2e-3
@@ -73,7 +73,7 @@ def _train_step(
     speaks = step >= VISION_SHARE * options.steps
     form: Form = "long" if rng.random() < LONG_SHARE else "short"
     batch = data.batch(rng, options.batch, form=form)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         tokens = model.vision_model(pixel_values=batch.pixels).last_hidden_state
         vision_loss = heads(tokens, batch)
         logits = (

@@ -25,7 +25,7 @@ from grounding import GROUNDED_LEVELS, grounding_loss
 from scenes_cache import open_cache
 from tokenizer import build_tokenizer
 from torch import Tensor
-from training import Average, cosine_lr, load_checkpoint, save_checkpoint
+from training import Average, autocast, cosine_lr, load_checkpoint, save_checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 from unet_data import MIXES, draw_batch, latent_cache
 from unet_model import CELLS, NOISE, build_models, load_weights, save_model
@@ -100,7 +100,7 @@ def _train_step(
     noisy = alpha_bar.sqrt() * batch["latents"] + (1 - alpha_bar).sqrt() * batch["noise"]
     velocity = alpha_bar.sqrt() * batch["noise"] - (1 - alpha_bar).sqrt() * batch["latents"]
     recorder = AttentionRecorder(GROUNDED_LEVELS if options.grounding else ())
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         embeddings = text_encoder(ids).last_hidden_state
         predicted = unet(noisy, batch["timesteps"], embeddings, cross_attention_kwargs={"recorder": recorder}).sample
     denoising = F.mse_loss(predicted.float(), velocity)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from scenes_cache import SceneCache, open_cache
-from training import Average, cosine_lr, load_checkpoint, save_checkpoint
+from training import Average, autocast, cosine_lr, load_checkpoint, save_checkpoint
 
 CONFIG = {
     "in_channels": 3,
@@ -92,7 +92,7 @@ def to_input(images: np.ndarray) -> torch.Tensor:
 
 
 def _train_step(vae: AutoencoderKL, optimizer: torch.optim.Optimizer, images: torch.Tensor) -> tuple[float, float]:
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         posterior = vae.encode(images).latent_dist
         restored = vae.decode(posterior.sample()).sample
     error = restored.float() - images

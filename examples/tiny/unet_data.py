@@ -12,6 +12,7 @@ from scenes_cache import SceneCache
 from torch import Tensor
 from tqdm import tqdm
 from train_vae import to_input
+from training import autocast
 from unet_model import CELLS
 
 from tadp.datasets.scenes import CLASSES
@@ -53,7 +54,7 @@ def latent_cache(vae: AutoencoderKL, scenes: SceneCache, work: Path) -> tuple[Te
         vae.eval()
         latents, cells = [], []
         for start in tqdm(range(0, len(scenes.images), 100), desc="encoding scenes"):
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 mode = vae.encode(to_input(scenes.images[start : start + 100])).latent_dist.mode()
             latents.append((mode * vae.config["scaling_factor"]).half())
             masks = torch.from_numpy(scenes.masks[start : start + 100]).long()

@@ -191,7 +191,8 @@ def test_a_notebook_shows_the_page_in_a_frame(opened, scene_page):
     page = opened(f"<!doctype html><link rel='icon' href='data:,'>{features._repr_html_()}")
     plain = pixels(page, "iframe")
     page.frame_locator("iframe").locator(WORD, has_text="person").hover()
-    assert np.abs(pixels(page, "iframe") - plain).mean() > 1
+    looks = (np.abs(pixels(page, "iframe") - plain).mean() for _ in range(50))  # a frame may be drawn after its page
+    assert any(change > 1 for change in looks)
 
 
 def long_page(image) -> str:
