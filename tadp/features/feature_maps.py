@@ -11,7 +11,8 @@ from torch import Tensor
 from tadp.features.attention_maps import AttentionMaps, PooledMaps
 from tadp.features.queries import RecordedQueries
 from tadp.images.map_sizes import check_positive
-from tadp.images.reading import ImageLike
+from tadp.images.reading import ImageLike, to_tensor
+from tadp.images.upsampling import Method, Upsampler, upsample
 from tadp.web.page import attention_page, frame
 
 
@@ -116,6 +117,47 @@ class Features:
         if self.attention is not None and self.attention.spans is not None:
             present = self.attention.pool(names, number).present
         return PooledMaps(maps, tuple(names), present.to(maps.device))
+
+    def upsample(
+        self,
+        size: tuple[int, int] | None = None,
+        *,
+        method: Method | Upsampler = "guided",
+        image: ImageLike | Sequence[ImageLike] | None = None,
+        levels: Sequence[int] | None = None,
+    ) -> "Features":
+        """Return the features with maps at another resolution, such as one value per pixel.
+
+        Args:
+            size: (height, width) of the new maps; None is that of the images.
+            method: "guided" by the colours of the images, "bilinear", or a function; see
+                `tadp.images.upsampling.upsample`.
+            image: The images of the features, in any form that `tadp.images.to_tensor` reads, which "guided" and
+                functions need.
+            levels: The levels to upsample, finest first; None is all. The result only has these. A map of C channels
+                takes 4 C height width bytes in float32, so choose few.
+
+        Returns:
+            Features with maps (B, C, height, width). Attention stays as it is.
+
+        Raises:
+            ImageError: If an image cannot be read.
+            ValueError: If the method is unknown, a level was not computed, or the images are missing or do not fit.
+        """
+        numbers = tuple(self.by_level if levels is None else levels)
+        for level in numbers:
+            if level not in self.by_level:
+                raise ValueError(f"no map of level {level}; these features have levels {tuple(self.by_level)}.")
+        pixels = None if image is None else to_tensor(image)
+        if pixels is not None and tuple(pixels.shape[2:]) != self.image_size:
+            raise ValueError(f"these are features of images of {self.image_size}; got {tuple(pixels.shape[2:])}.")
+        maps = (
+            upsample(
+                self.by_level[level], size or self.image_size, method=method, image=pixels, cells=self.cells.get(level)
+            )
+            for level in numbers
+        )
+        return replace(self, maps=tuple(maps), levels=numbers, cells={})
 
     def recorded_queries(self) -> RecordedQueries:
         """The recorded queries.

@@ -577,3 +577,12 @@ def test_one_head_is_trained_on_tadp_on_a_timm_model_and_on_both(tmp_path):
     assert "141 at 16" in rows["tadp"]
     assert "256 at 16" in rows["timm"]
     assert "397 at 16" in rows["both"]
+
+
+def test_guided_upsampling_finds_boundaries_better_than_bilinear(tmp_path):
+    sizes = ("--scenes", 24, "--held-out", 8, "--steps", 30, "--seeds", 1)
+    printed = run("upsampling.py", *sizes, "--out", tmp_path / "page.md")
+    assert (tmp_path / "page.md").read_text() == printed
+    edges = [float(line.split("|")[3].split()[0]) for line in printed.splitlines() if line.startswith("| level")]
+    assert edges[1] > edges[0]
+    assert edges[3] > edges[2]
