@@ -3,7 +3,9 @@ import pickle
 
 import pytest
 import torch
+from builders_families import build_family
 
+import tadp
 from tadp.features import Features
 
 LEVELS = (0, 1, 2)
@@ -13,6 +15,11 @@ TEXTS = ["a dog on a fence", "a car"]
 @pytest.fixture(scope="module")
 def recording(backbone):
     return backbone.with_options(record_attention=LEVELS, record_queries=True)
+
+
+@pytest.fixture(scope="module")
+def xl_folder(tmp_path_factory):
+    return build_family("SDXL", tmp_path_factory.mktemp("xl"))
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +132,25 @@ def test_invalid_requests_are_explained(backbone, features):
         with pytest.raises(ValueError, match="record_queries keeps the queries of one pass"):
             backbone.with_options(record_queries=True, **passes)
     assert Features((torch.zeros(1, 2, 4, 4),), None, (32, 32)).queries is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_xl_and_other_precisions_record_queries_without_a_change(xl_folder, dtype, pixels):
+    options = {"attach_attention": (), "record_attention": (1, 2), "dtype": dtype}
+    model = tadp.TADPBackbone.from_pretrained(xl_folder, **options).freeze()
+    with torch.no_grad():
+        plain, features = model(pixels, TEXTS), model.with_options(record_queries=True)(pixels, TEXTS)
+        maps = features.attend(["cat", "red bus"], 2).maps
+    assert all(torch.equal(*pair) for pair in zip(plain.maps, features.maps, strict=True))
+    assert all(torch.equal(plain.attention.at(level), features.attention.at(level)) for level in (1, 2))
+    assert maps.dtype == dtype
+    assert maps.shape == (2, 2, *features.by_level[2].shape[2:])
+    assert maps.min() > 0
+
+
+def test_joint_transformers_are_refused(tmp_path):
+    folder = build_family("SD 3 without T5", tmp_path)
+    with pytest.raises(
+        ValueError, match=r"queries are not recorded for Stable Diffusion 3.x; pass record_queries=False"
+    ):
+        tadp.TADPBackbone.from_pretrained(folder, record_attention=(1,), record_queries=True)

@@ -1,8 +1,9 @@
 """The command line, `tadp COMMAND`, with one module per command.
 
-The commands are `extract`, `features`, `show`, `explore`, `match` and `info` for features; `caption`, `prompt` and
-`clean` for text; `data` for data sets; `train`, `predict`, `evaluate` and `convert` for task models; and `personalize`
-and `export`. torch, diffusers and transformers are imported inside the commands, so that `tadp --help` is fast.
+The commands are `extract`, `features`, `show`, `explore`, `match`, `segment` and `info` for features; `caption`,
+`prompt` and `clean` for text; `data` for data sets; `train`, `predict`, `evaluate` and `convert` for task models; and
+`personalize` and `export`. torch, diffusers and transformers are imported inside the commands, so that `tadp --help` is
+fast.
 """
 
 from tadp.cli import caption as caption
@@ -19,6 +20,7 @@ from tadp.cli import match as match
 from tadp.cli import personalize as personalize
 from tadp.cli import predict as predict
 from tadp.cli import prompt as prompt
+from tadp.cli import segment as segment
 from tadp.cli import show as show
 from tadp.cli import train as train
 from tadp.cli.app import app as app

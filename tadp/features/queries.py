@@ -1,6 +1,6 @@
 """Queries that were recorded in a pass, from which maps of words are computed that the text does not contain."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -40,7 +40,7 @@ class RecordedQueries:
 
     Attributes:
         layers: By level, the layers whose attention is recorded, by name.
-        keys: From names to the keys of each layer.
+        keys: The function that computes the keys of names in each layer.
     """
 
     layers: Mapping[int, Mapping[str, LayerQueries]]
@@ -73,7 +73,7 @@ class RecordedQueries:
 
     @staticmethod
     def _attend(layer: LayerQueries, text: Tensor, mask: Tensor | None, names: list[Tensor]) -> Tensor:
-        query = rearrange(layer.query, "b (k d) h w -> b k (h w) d", k=layer.heads)
+        query = rearrange(layer.query.to(text.dtype), "b (k d) h w -> b k (h w) d", k=layer.heads)
         query = query * query.shape[-1] ** -0.5
         tokens = torch.cat([text, torch.cat(names).expand(len(text), -1, -1)], dim=1)
         scores = query @ rearrange(tokens, "b l (k d) -> b k d l", k=layer.heads)
@@ -84,7 +84,7 @@ class RecordedQueries:
         attention = scores.softmax(dim=-1, dtype=precision)[..., length:].mean(dim=1)
         parts = [part.mean(dim=-1) for part in attention.split([len(name) for name in names], dim=-1)]
         height, width = layer.query.shape[2:]
-        return rearrange(torch.stack(parts, dim=1), "b k (h w) -> b k h w", h=height, w=width).to(query.dtype)
+        return rearrange(torch.stack(parts, dim=1), "b k (h w) -> b k h w", h=height, w=width).to(layer.query.dtype)
 
     def spread(self, maps: Float[Tensor, "b k h w"], level: int) -> Float[Tensor, "b k h w"]:
         """Average maps over the cells that each cell attends to, weighted by the self-attention of a level.
@@ -99,16 +99,30 @@ class RecordedQueries:
         Raises:
             ValueError: If the level was not recorded.
         """
-        values = rearrange(maps, "b k h w -> b (h w) k").unsqueeze(1)
-        results = [self._spread(layer, values) for layer in self.at(level).values()]
-        return rearrange(torch.stack(results).mean(dim=0), "b (h w) k -> b k h w", h=maps.shape[2])
+        values = rearrange(maps.float(), "b k h w -> b (h w) k")
+        layers = [torch.cat([rows @ values for rows in _self_attention(layer)], dim=1) for layer in self._at(level)]
+        return rearrange(torch.stack(layers).mean(dim=0), "b (h w) k -> b k h w", h=maps.shape[2])
 
-    @staticmethod
-    def _spread(layer: LayerQueries, values: Float[Tensor, "b 1 n k"]) -> Float[Tensor, "b n k"]:
-        query, key = (
-            rearrange(tensor, "b (k d) h w -> b k (h w) d", k=layer.heads).to(values.dtype)
-            for tensor in (layer.self_query, layer.self_key)
-        )
-        scale = query.shape[-1] ** -0.5
-        rows = [(part * scale @ key.transpose(2, 3)).softmax(dim=-1) @ values for part in query.split(ROWS, dim=2)]
-        return torch.cat(rows, dim=2).mean(dim=1)
+    def self_attention(self, level: int) -> Float[Tensor, "b n n"]:
+        """Return the self-attention of each of the N cells of a level to all cells, (B, N, N), in float32.
+
+        It is the mean over the heads and layers of the level. Each row sums to one.
+
+        Raises:
+            ValueError: If the level was not recorded.
+        """
+        layers = [torch.cat(list(_self_attention(layer)), dim=1) for layer in self._at(level)]
+        return torch.stack(layers).mean(dim=0)
+
+    def _at(self, level: int) -> list[LayerQueries]:
+        return list(self.at(level).values())
+
+
+def _self_attention(layer: LayerQueries) -> Iterator[Float[Tensor, "b r n"]]:
+    """The self-attention of a layer, averaged over heads, `ROWS` rows at a time."""
+    query, key = (
+        rearrange(tensor, "b (k d) h w -> b k (h w) d", k=layer.heads).float()
+        for tensor in (layer.self_query, layer.self_key)
+    )
+    for rows in query.split(ROWS, dim=2):
+        yield (rows * rows.shape[-1] ** -0.5 @ key.transpose(2, 3)).softmax(dim=-1).mean(dim=1)

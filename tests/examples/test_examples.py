@@ -586,3 +586,19 @@ def test_guided_upsampling_finds_boundaries_better_than_bilinear(tmp_path):
     edges = [float(line.split("|")[3].split()[0]) for line in printed.splitlines() if line.startswith("| level")]
     assert edges[1] > edges[0]
     assert edges[3] > edges[2]
+
+
+def test_scenes_are_segmented_better_than_by_chance_without_training(tmp_path):
+    printed = run("zero_shot.py", "--scenes", 8, "--seeds", 1, "--out", tmp_path / "page.md")
+    assert (tmp_path / "page.md").read_text() == printed
+    rows = {line.split(" | ")[0].strip("| "): re.findall(r"(\d\.\d+) ±", line) for line in printed.splitlines()}
+    trained, names, own, chance = (
+        float(rows[name][0])
+        for name in (
+            "trained head (`tadp-tiny-segmentation`)",
+            "`segment`, all names",
+            "`segment`, names of the image",
+            "chance",
+        )
+    )
+    assert chance < names < own < trained
