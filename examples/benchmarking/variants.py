@@ -24,7 +24,7 @@ SIZES = {
     "sd15": (SD15_UNET, SD15_VAE, 512),
     "tiny": (TINY_UNET, TINY_VAE, 256),
     "tiniest": (  # so small that a process's memory does not show a pass
-        TINY_UNET | {"block_out_channels": (32, 32, 32, 32), "layers_per_block": 1},
+        TINY_UNET | {"layers_per_block": 1},
         TINY_VAE | {"layers_per_block": 1},
         64,
     ),
